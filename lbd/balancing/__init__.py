@@ -1,0 +1,1 @@
+"""Floor 2: pure balancing algorithms, compiled by mypyc."""
