@@ -1,0 +1,287 @@
+"""Good configurations and the desired state that they mean; the example and the reference; how long loading takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from lbd.config import load, loader
+from lbd.config.rules import MONITOR_KEYS
+from lbd.config.schema import FileShape, MemberShape, MonitorShape, PoolShape, VirtualServiceShape, shape_at
+from lbd.config.tree import parse, plain
+from lbd.model.address import Endpoint
+from lbd.model.desired import (
+    SYSTEM_MONITORS,
+    AdminState,
+    Algorithm,
+    DesiredState,
+    HealthMonitor,
+    Member,
+    MonitorType,
+    OnAllDown,
+    Pool,
+    ServiceEngine,
+    StatusRange,
+    Timeouts,
+    VirtualService,
+)
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "config" / "lbd.yaml"
+REFERENCE = ROOT / "docs" / "reference" / "configuration.md"
+
+EVERYTHING = """\
+service_engine: {name: se-a, workers: 3, frontend_interface: ens192, drain_timeout: 1m30s}
+metrics: {listen: "[2001:db8::9]:9407"}
+admin: {socket: /tmp/lbd.sock}
+health_monitors:
+  line:
+    {type: tcp, interval: 10s, timeout: 250ms, rise: 1, fall: 5, jitter: 20%,
+     port: 81, send: "PING\\r\\n", expect: PONG}
+  page:
+    type: https
+    path: /healthz?full=1
+    host: shop.example
+    method: OPTIONS
+    expect_status: [204, 300-399]
+    expect_text: ok
+    verify_tls: true
+virtual_services:
+  - name: web
+    vip: 172.16.101.150
+    port: 80
+    protocol: tcp
+    admin_state: draining
+    pool:
+      algorithm: consistent_hash
+      slow_start: 30s
+      on_all_down: serve_all
+      health_monitors: [page, system-ping, line]
+      members:
+        - {address: 10.10.52.12, port: 80, weight: 1000, admin_state: disabled}
+        - {address: 10.10.52.11, port: 80}
+    timeouts: {connect: 500ms, idle: 1h}
+"""
+
+
+def test_every_key_reaches_the_model(load_text):
+    page = HealthMonitor(
+        name="page",
+        type=MonitorType.HTTPS,
+        path="/healthz?full=1",
+        host="shop.example",
+        method="OPTIONS",
+        expect_status=(StatusRange(204, 204), StatusRange(300, 399)),
+        expect_text="ok",
+        verify_tls=True,
+    )
+    line = HealthMonitor(
+        name="line",
+        type=MonitorType.TCP,
+        interval_s=10.0,
+        timeout_s=0.25,
+        rise=1,
+        fall=5,
+        jitter=0.2,
+        port=81,
+        send=b"PING\r\n",
+        expect=b"PONG",
+    )
+    pool = Pool(
+        members=(
+            Member(Endpoint("10.10.52.12", 80), 1000, AdminState.DISABLED),
+            Member(Endpoint("10.10.52.11", 80)),
+        ),
+        algorithm=Algorithm.CONSISTENT_HASH,
+        health_monitors=(page, SYSTEM_MONITORS[1], line),
+        slow_start_s=30.0,
+        on_all_down=OnAllDown.SERVE_ALL,
+    )
+    assert load_text(EVERYTHING) == DesiredState(
+        generation=1,
+        service_engine=ServiceEngine("se-a", 3, "ens192", 90.0),
+        virtual_services=(
+            VirtualService(
+                "web", "172.16.101.150", 80, pool, timeouts=Timeouts(0.5, 3600.0), admin_state=AdminState.DRAINING
+            ),
+        ),
+        metrics_listen=Endpoint("2001:db8::9", 9407),
+        admin_socket="/tmp/lbd.sock",
+    )
+
+
+def test_what_is_not_written_is_the_models_default(load_text):
+    desired = load_text(
+        "service_engine: {frontend_interface: eth0}\n"
+        "health_monitors: {t: {type: tcp}, h: {type: http}, p: {type: ping}}\n"
+        "virtual_services:\n- name: web\n  vip: 10.0.0.1\n  port: 80\n  pool:\n    health_monitors: [t, h, p]\n"
+        "    members: [{address: 10.1.0.1, port: 80}]\n"
+    )
+    monitors = tuple(HealthMonitor(kind[0], kind) for kind in (MonitorType.TCP, MonitorType.HTTP, MonitorType.PING))
+    pool = Pool((Member(Endpoint("10.1.0.1", 80)),), health_monitors=monitors)
+    assert desired == DesiredState(
+        1,
+        ServiceEngine(os.uname().nodename, len(os.sched_getaffinity(0)), "eth0"),
+        (VirtualService("web", "10.0.0.1", 80, pool),),
+    )
+
+
+def test_pool_without_monitors_gets_system_tcp(load_text):
+    desired = load_text(EVERYTHING.replace("health_monitors: [page, system-ping, line]", "health_monitors: []"))
+    assert [monitor.name for monitor in desired.virtual_services[0].pool.health_monitors] == ["system-tcp"]
+    desired = load_text(EVERYTHING.replace("      health_monitors: [page, system-ping, line]\n", ""))
+    assert [monitor.name for monitor in desired.virtual_services[0].pool.health_monitors] == ["system-tcp"]
+
+
+def test_members_may_have_another_address_family_than_their_vip(load_text):
+    desired = load_text(EVERYTHING.replace("10.10.52.11", "2001:db8:52::11"))
+    service = desired.virtual_services[0]
+    assert service.family == 4
+    assert {member.endpoint.family for member in service.pool.members} == {4, 6}
+
+
+def test_short_interval_shortens_the_timeout_that_is_not_written(load_text):
+    desired = load_text(EVERYTHING.replace("type: https\n", "type: https\n    interval: 1s\n"))
+    assert desired.virtual_services[0].pool.health_monitors[0].timeout_s == 1.0
+
+
+def test_metrics_can_be_off(load_text):
+    assert load_text(EVERYTHING.replace('"[2001:db8::9]:9407"', "off")).metrics_listen is None
+
+
+def test_service_engine_alone_and_no_sections_at_all_are_good(load_text):
+    assert load_text("service_engine: {}\n").virtual_services == ()
+    assert load_text("{}\n").service_engine.frontend_interface == ""
+
+
+@pytest.mark.parametrize(("processors", "workers"), [(200, 64), (1, 1)])
+def test_workers_follow_the_processors_that_the_process_may_use(load_text, monkeypatch, processors, workers):
+    loader.processors.cache_clear()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
+    assert load_text("{}\n").service_engine.workers == workers
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 4, 5})
+    assert load_text("{}\n").service_engine.workers == workers  # a reload sees what the start saw
+    loader.processors.cache_clear()
+
+
+def test_host_name_that_is_no_name_must_be_replaced(errors_of, load_text, monkeypatch):
+    class Uname:
+        nodename = "(none)"
+
+    monkeypatch.setattr(loader.os, "uname", Uname)
+    (line,) = errors_of("service_engine: {}\n")
+    assert line.startswith(
+        "lbd.yaml:1:17: service_engine.name: is required, because the host name can't stand in for it: "
+        '"(none)" is not a name'
+    )
+    assert load_text("service_engine: {name: a}\n").service_engine.name == "a"
+
+
+def test_loading_twice_gives_the_same(write):
+    paths = write({"lbd.yaml": EVERYTHING})
+    assert load(paths, 1) == load(paths, 1)
+
+
+def keys_of(shape: type[BaseModel], path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
+    """Return the location of each key that can be written at `path` or below, with 0 and `*` for list and names."""
+    found = set()
+    for key in shape.model_fields:
+        below = {
+            ("health_monitors",): (MonitorShape, ("*",)),
+            ("virtual_services",): (VirtualServiceShape, (0,)),
+            ("virtual_services", 0, "pool", "members"): (MemberShape, (0,)),
+            ("virtual_services", 0, "pool"): (PoolShape, ()),
+        }.get((*path, key))
+        found.add((*path, key))
+        if below:
+            found |= keys_of(below[0], (*path, key, *below[1]))
+        elif (*path, key) in (("service_engine",), ("metrics",), ("admin",), ("virtual_services", 0, "timeouts")):
+            found |= keys_of(shape_at((*path, key)), (*path, key))
+    return found
+
+
+def test_example_is_accepted():
+    desired = load([EXAMPLE], 1)
+    assert [service.vip for service in desired.virtual_services] == [
+        "172.16.101.150",
+        "172.16.101.151",
+        "2001:db8:101::151",
+    ]
+
+
+def test_example_with_its_commented_keys_is_accepted_and_shows_every_key(tmp_path):
+    # A commented key is `# key: value`: two blanks more would be prose.
+    full = re.sub(r"(?m)^( +)# ([a-z_]+: )", r"\1\2", EXAMPLE.read_text())
+    path = tmp_path / "lbd.yaml"
+    path.write_text(full)
+    load([path], 1)
+    root, _errors = parse(full, "lbd.yaml")
+    shown = shown_keys(plain(root), ())
+    assert keys_of(FileShape, ()) - shown == set()
+
+
+def shown_keys(value: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
+    found: set[tuple[str | int, ...]] = set()
+    if isinstance(value, dict):
+        for key, below in value.items():
+            part = "*" if path == ("health_monitors",) else key
+            found |= {(*path, part)} | shown_keys(below, (*path, part))
+    elif isinstance(value, list):
+        for item in value:
+            found |= shown_keys(item, (*path, 0))
+    return found
+
+
+def test_values_in_the_example_are_the_defaults_where_it_says_so():
+    root, _errors = parse(EXAMPLE.read_text(), "lbd.yaml")
+    written = plain(root)
+    shape = FileShape.model_validate(written)
+    default = FileShape()
+    assert shape.metrics == default.metrics
+    assert shape.admin == default.admin
+    assert shape.service_engine == default.service_engine.model_copy(update={"frontend_interface": "ens192"})
+    for monitor in shape.health_monitors.values():
+        assert monitor == MonitorShape(type=str(monitor.type))
+    web = shape.virtual_services[0]
+    assert web.timeouts == VirtualServiceShape.model_fields["timeouts"].default
+    for key in ("algorithm", "slow_start", "on_all_down"):
+        assert getattr(web.pool, key) == PoolShape.model_fields[key].default
+    for member in web.pool.members:
+        assert (member.weight, member.admin_state) == (1, AdminState.ENABLED)
+
+
+def test_reference_has_a_row_for_every_key():
+    rows = set(re.findall(r"(?m)^\| `([a-z_]+)` \|", REFERENCE.read_text()))
+    assert {str(path[-1]) for path in keys_of(FileShape, ())} - rows == set()
+
+
+def test_every_key_of_a_monitor_belongs_to_a_type():
+    assert set().union(*MONITOR_KEYS.values()) == set(MonitorShape.model_fields)
+
+
+def test_500_services_of_10_members_load_in_less_than_2_seconds(load_text):
+    text = "service_engine: {frontend_interface: eth0}\nvirtual_services:\n"
+    for number in range(500):
+        text += f"  - name: s{number}\n    vip: 10.0.{number // 250}.{number % 250 + 1}\n    port: 80\n"
+        text += "    pool:\n      members:\n"
+        for member in range(10):
+            text += f"        - {{address: 10.{member + 1}.{number // 250}.{number % 250}, port: 80, weight: 1}}\n"
+    started_s = time.process_time()
+    desired = load_text(text)
+    assert time.process_time() - started_s < 2
+    assert sum(len(service.pool.members) for service in desired.virtual_services) == 5000
+
+
+def test_one_gateway_or_one_of_each_family(load_text):
+    def gateways(written):
+        return load_text(f"service_engine: {{frontend_gateway: {written}}}\n").service_engine.frontend_gateways
+
+    assert load_text("{}\n").service_engine.frontend_gateways == ()
+    assert gateways("172.16.101.1") == ("172.16.101.1",)
+    assert gateways('"FE80::0:1"') == ("fe80::1",)
+    assert gateways('[172.16.101.1, "2001:db8::1"]') == ("172.16.101.1", "2001:db8::1")
