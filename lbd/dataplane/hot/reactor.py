@@ -1,0 +1,280 @@
+"""One edge-triggered epoll for all sockets of a worker, hung under the event loop with a single reader.
+
+It owns what connections share: the table of handlers by descriptor, the wheel, the tallies to flush, the bytes held for
+slow peers, and the order inside a batch of events: handlers first, then descriptors are really closed, then
+connections are accepted. Closing any earlier would let a stale event of the same batch reach a new connection that
+got the same number (measured: 8 of 30,000 clients reset).
+"""
+
+from __future__ import annotations
+
+import _socket
+import select
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from mypy_extensions import trait
+
+from lbd.dataplane.hot.tally import Tally
+from lbd.dataplane.hot.wheel import Wheel
+
+EPOLLIN: Final = 0x1
+EPOLLOUT: Final = 0x4
+EPOLLERR: Final = 0x8
+EPOLLHUP: Final = 0x10
+EPOLLRDHUP: Final = 0x2000
+EDGE_MASK: Final = 0x80002005  # EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+READABLE: Final = 0x2019  # EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+
+BATCH: Final = 512
+BUFFER_BYTES: Final = 262144
+PENDING_LIMIT_BYTES: Final = 64 << 20
+"""Bytes that a worker holds for slow peers, in all. Reads shrink from half of it on, and pause at it."""
+ACK_POLL_S: Final = 0.005
+
+
+class Handler:
+    """What an event of a descriptor is handed to."""
+
+    __slots__ = ()
+
+    def on_event(self, events: int) -> None:
+        """Handle what epoll reported."""
+
+    def on_turn(self) -> None:
+        """Go on with what was put behind the others by `Reactor.again`."""
+
+    def on_fault(self) -> None:
+        """Give up what this stands for: an unexpected exception came out of one of the methods above."""
+
+
+class Acceptor(Handler):
+    """A handler that takes new connections, once the rest of the batch is over."""
+
+    __slots__ = ()
+
+    def accept(self) -> None:
+        """Take what waits."""
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+
+    def resume(self) -> None:
+        """Take them again."""
+
+
+@trait
+class Acknowledgement:
+    """Something that waits until a peer's kernel has acknowledged all bytes."""
+
+    __slots__ = ()
+
+    def check(self) -> bool:
+        """Return True when the wait is over."""
+        return True
+
+
+class Reactor:
+    """See the module. `call_soon` and `call_later` are the event loop's; `on_fault` hears of unexpected exceptions."""
+
+    __slots__ = (
+        "_accepting", "_acks_scheduled", "_call_later", "_call_soon", "_closing", "_handlers", "_on_fault", "_poll",
+        "_ready", "_turn_scheduled", "acceptors", "acks", "dirty", "held_bytes", "now_ms", "paused", "poller",
+        "read_bytes", "socket_limit", "sockets", "starved", "wheel",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        call_soon: Callable[..., Any],
+        call_later: Callable[..., Any],
+        on_fault: Callable[[str, BaseException], None],
+        socket_limit: int,
+    ) -> None:
+        self._call_soon: Callable[..., Any] = call_soon
+        self._call_later: Callable[..., Any] = call_later
+        self._on_fault: Callable[[str, BaseException], None] = on_fault
+        self.poller: Any = select.epoll()
+        self._poll: Any = self.poller.poll
+        self._handlers: list[Handler | None] = [None] * 1024
+        self._closing: list[_socket.socket] = []
+        self._accepting: list[Acceptor] = []
+        self._ready: list[Handler] = []
+        self._turn_scheduled: bool = False
+        self._acks_scheduled: bool = False
+        self.acks: list[Acknowledgement] = []
+        self.acceptors: list[Acceptor] = []
+        self.dirty: list[Tally] = []
+        self.starved: list[Handler] = []
+        self.now_ms: int = time.monotonic_ns() // 1000000
+        self.wheel: Wheel = Wheel(self.now_ms, on_fault)
+        self.held_bytes: int = 0
+        self.read_bytes: int = BUFFER_BYTES
+        self.sockets: int = 0
+        self.socket_limit: int = socket_limit
+        self.paused: bool = False
+
+    def add(self, descriptor: int, handler: Handler, mask: int) -> None:
+        """Register a descriptor, once and for all its life."""
+        handlers = self._handlers
+        while descriptor >= len(handlers):
+            handlers.extend([None] * len(handlers))
+        self.poller.register(descriptor, mask)
+        handlers[descriptor] = handler
+
+    def forget(self, descriptor: int) -> None:
+        """Unregister a descriptor that somebody else holds open too: closing ours would not take it out of epoll."""
+        if self._handlers[descriptor] is not None:
+            self._handlers[descriptor] = None
+            self.poller.unregister(descriptor)
+
+    def close(self, descriptor: int, sock: _socket.socket) -> None:
+        """Close a socket after this batch; its further events are dropped from now on."""
+        if descriptor < len(self._handlers):  # a client may be closed before it was ever added
+            self._handlers[descriptor] = None
+        self._closing.append(sock)
+
+    def handlers(self) -> list[Handler]:
+        """Return everything that is registered."""
+        return [handler for handler in self._handlers if handler is not None]
+
+    def ready_to_accept(self, acceptor: Acceptor) -> None:
+        """Let `acceptor` accept at the end of this batch."""
+        self._accepting.append(acceptor)
+
+    def again(self, handler: Handler) -> None:
+        """Give `handler` another turn, behind everybody who has events now."""
+        self._ready.append(handler)
+
+    def await_acknowledgement(self, waiting: Acknowledgement) -> None:
+        """Ask `waiting.check()` every few milliseconds until it says True."""
+        self.acks.append(waiting)
+        if not self._acks_scheduled:
+            self._acks_scheduled = True
+            self._call_later(ACK_POLL_S, self._check_acks)
+
+    def hold(self, change: int) -> None:
+        """Count bytes that are held for a slow peer (negative: no longer held), and size the reads accordingly."""
+        self.held_bytes += change
+        held = self.held_bytes
+        if held < PENDING_LIMIT_BYTES // 2:
+            self.read_bytes = BUFFER_BYTES
+        elif held < PENDING_LIMIT_BYTES // 8 * 7:
+            self.read_bytes = 16384
+        elif held < PENDING_LIMIT_BYTES:
+            self.read_bytes = 1024
+        else:
+            self.read_bytes = 0
+        if self.read_bytes and self.starved:
+            self._ready.extend(self.starved)
+            self.starved.clear()
+
+    def on_readable(self) -> int:
+        """Handle one batch of events, and return how many; the event loop's reader of the epoll descriptor."""
+        self.now_ms = time.monotonic_ns() // 1000000
+        handlers = self._handlers
+        batch = self._poll(0, BATCH)
+        for descriptor, events in batch:
+            handler = handlers[descriptor]
+            if handler is not None:
+                try:
+                    handler.on_event(events)
+                except Exception as error:  # noqa: BLE001  # with edge triggering the rest of the batch must not be lost
+                    self._fault(handler, error)
+        self._end_batch()
+        return len(batch)
+
+    def tick(self, now_ms: int) -> None:
+        """Fire the timers that are due; call every wheel.TICK_MS.
+
+        Events come first: after a standstill of this process, bytes and answers that came in time wait behind timers
+        that ran out meanwhile, and a connection would be taken for idle, or a member for silent, that is not.
+        """
+        for _ in range(self.sockets // BATCH + 1):
+            if self.on_readable() < BATCH:
+                break
+        self.now_ms = now_ms
+        self.wheel.advance(now_ms)
+        if self.paused:
+            self._resume()
+        self._end_batch()
+
+    def end_turn(self) -> None:
+        """Close, accept and flush what a call from outside left to do."""
+        self._end_batch()
+
+    def pause_accepting(self) -> None:
+        """Stop accepting everywhere: descriptors are used up. The kernel's queue holds; ends by itself."""
+        if not self.paused:
+            self.paused = True
+            for acceptor in self.acceptors:
+                acceptor.pause()
+
+    def _resume(self) -> None:
+        if self.sockets + 2 + self.socket_limit // 64 <= self.socket_limit:
+            self.paused = False
+            for acceptor in self.acceptors:
+                acceptor.resume()
+
+    def _fault(self, handler: Handler, error: BaseException) -> None:
+        self._on_fault("handler", error)
+        try:
+            handler.on_fault()
+        except Exception as second:  # noqa: BLE001  # see on_readable
+            self._on_fault("cleanup", second)
+
+    def _run_turns(self) -> None:
+        self._turn_scheduled = False
+        self.now_ms = time.monotonic_ns() // 1000000
+        ready = self._ready
+        self._ready = []
+        for handler in ready:
+            try:
+                handler.on_turn()
+            except Exception as error:  # noqa: BLE001  # see on_readable
+                self._fault(handler, error)
+        self._end_batch()
+
+    def _check_acks(self) -> None:
+        self._acks_scheduled = False
+        self.now_ms = time.monotonic_ns() // 1000000
+        waiting = self.acks
+        self.acks = []
+        for one in waiting:
+            try:
+                if not one.check():
+                    self.acks.append(one)
+            except Exception as error:  # noqa: BLE001  # see on_readable
+                self._on_fault("acknowledgement", error)
+        if self.acks:
+            self._acks_scheduled = True
+            self._call_later(ACK_POLL_S, self._check_acks)
+        self._end_batch()
+
+    def _end_batch(self) -> None:
+        self._close_all()
+        if self._accepting:
+            accepting = self._accepting
+            self._accepting = []
+            for acceptor in accepting:
+                try:
+                    acceptor.accept()
+                except Exception as error:  # noqa: BLE001  # see on_readable
+                    self._fault(acceptor, error)
+            self._close_all()
+        if self.dirty:
+            for tally in self.dirty:
+                tally.flush()
+            self.dirty.clear()
+        if self._ready and not self._turn_scheduled:
+            self._turn_scheduled = True
+            self._call_soon(self._run_turns)
+
+    def _close_all(self) -> None:
+        if self._closing:
+            for sock in self._closing:
+                sock.close()
+            self.sockets -= len(self._closing)
+            self._closing.clear()
+            if self.paused:
+                self._resume()

@@ -1,0 +1,163 @@
+"""The relay of one worker: listeners that accept, and what the worker program tells it to do."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+from typing import Final
+
+from lbd.dataplane.hot.connection import Connection
+from lbd.dataplane.hot.pair import Side
+from lbd.dataplane.hot.reactor import EPOLLIN, Acceptor, Reactor
+from lbd.dataplane.hot.service import Service
+
+ACCEPT_BATCH: Final = 64
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+class Listener(Acceptor):
+    """One listening socket. The supervisor holds it open too, so closing it here loses nothing that is queued."""
+
+    __slots__ = ("_reactor", "_sock", "_watched", "closed", "descriptor", "identity", "service", "stopped")
+
+    def __init__(self, reactor: Reactor, service: Service, identity: int, sock: _socket.socket) -> None:
+        self._reactor: Reactor = reactor
+        self._sock: _socket.socket = sock
+        self.service: Service = service
+        self.identity: int = identity
+        self.descriptor: int = sock.fileno()
+        self._watched: bool = False
+        self.stopped: bool = False  # told not to accept, or the socket no longer listens
+        self.closed: bool = False
+
+    def on_event(self, events: int) -> None:
+        """New connections wait, or the socket was made to stop listening: then it leaves epoll, which would spin."""
+        if events & EPOLLIN:
+            self._reactor.ready_to_accept(self)
+        else:
+            self.pause()
+
+    def accept(self) -> None:
+        """Take up to ACCEPT_BATCH connections; what is left is reported again: listeners are level-triggered."""
+        self.take(ACCEPT_BATCH)
+
+    def take(self, most: int) -> bool:
+        """Accept at most `most` connections; return True if the queue was emptied."""
+        reactor = self._reactor
+        sock = self._sock
+        family = sock.family
+        for _ in range(most):
+            if self.closed:
+                return True
+            if reactor.sockets + 2 > reactor.socket_limit:
+                reactor.pause_accepting()
+                return False
+            try:
+                descriptor, address = sock._accept()  # type: ignore[attr-defined]  # accept() without two more calls
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    reactor.pause_accepting()
+                    return False
+                if error.errno == errno.EINVAL:  # it was made to stop listening
+                    return True
+                continue  # that client has gone already (ECONNABORTED and the like, accept(2))
+            reactor.sockets += 1
+            client = Side(_socket.socket(family, 1, 6, descriptor), descriptor, True)
+            Connection(reactor, self.service, client, address[0]).start()
+        return False
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+        if self._watched:
+            self._watched = False
+            self._reactor.forget(self.descriptor)
+
+    def resume(self) -> None:
+        """Take new connections, unless they are to be left alone for another reason."""
+        if not self._watched and not self.stopped and not self.closed and not self._reactor.paused:
+            self._watched = True
+            self._reactor.add(self.descriptor, self, EPOLLIN)
+
+    def on_fault(self) -> None:
+        """Go on: the connection that caused it is lost, the listener is not."""
+
+    def close(self) -> None:
+        """Leave epoll first (the supervisor's copy would keep the registration alive), then close our descriptor."""
+        self.pause()
+        self.closed = True
+        self._sock.close()
+
+
+class Relay:
+    """All services and listeners of one worker."""
+
+    __slots__ = ("listeners", "reactor", "services")
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor: Reactor = reactor
+        self.services: dict[int, Service] = {}
+        self.listeners: dict[int, Listener] = {}
+
+    def listen(self, identity: int, slot: int, sock: _socket.socket, accepting: bool) -> None:
+        """Accept on `sock` for the service in `slot`, now or once `set_accepting` says so. `identity` names the
+        listening socket among all processes."""
+        if identity in self.listeners:
+            sock.close()
+            listener = self.listeners[identity]
+        else:
+            listener = Listener(self.reactor, self.services[slot], identity, sock)
+            self.listeners[identity] = listener
+            self.reactor.acceptors.append(listener)
+        listener.stopped = not accepting
+        if accepting:
+            listener.resume()
+        else:
+            listener.pause()
+
+    def set_accepting(self, slot: int, accepting: bool) -> None:
+        """Stop or start accepting for a service whose sockets stop or start to listen."""
+        for listener in self.listeners.values():
+            if listener.service.slot == slot:
+                listener.stopped = not accepting
+                if accepting:
+                    listener.resume()
+                else:
+                    listener.pause()
+
+    def unlisten(self, identity: int) -> None:
+        """Take what is queued, then let go of the listening socket."""
+        listener = self.listeners.pop(identity, None)
+        if listener is None:
+            return
+        while not self.reactor.paused and not listener.stopped and not listener.take(ACCEPT_BATCH):
+            pass
+        self.reactor.acceptors.remove(listener)
+        listener.close()
+        self.reactor.end_turn()
+
+    def abandon(self, identity: int) -> None:
+        """Let go of a listening socket and leave its queue to the others who hold it."""
+        listener = self.listeners.pop(identity, None)
+        if listener is not None:
+            self.reactor.acceptors.remove(listener)
+            listener.close()
+
+    def connections(self, slot: int) -> list[Connection]:
+        """Return the connections of the service in `slot`, or all for -1."""
+        found: list[Connection] = []
+        for handler in self.reactor.handlers():
+            if isinstance(handler, Side) and handler.is_client:
+                pair = handler.pair
+                if isinstance(pair, Connection) and (slot < 0 or pair.service.slot == slot):
+                    found.append(pair)
+        return found
+
+    def reset_connections(self, slot: int) -> int:
+        """Reset what is still open for the service in `slot`, or everything for -1; return how many they were."""
+        doomed = self.connections(slot)
+        for connection in doomed:
+            connection.close(True)
+        self.reactor.end_turn()
+        return len(doomed)
