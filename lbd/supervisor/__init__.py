@@ -1,0 +1,1 @@
+"""Floor 6: the loop that turns desired state into actions."""

@@ -1,0 +1,113 @@
+"""The source that reads YAML files, at start and at every reload."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from lbd.config import ConfigErrors, load
+from lbd.model.desired import DesiredState
+from lbd.model.status import ConfigStatus, ReloadResult
+
+log = structlog.get_logger(__name__)
+
+
+class FileSource:
+    """Implements `EndpointSource`. `paths_of` lists the files to read, anew each time: a directory may have changed."""
+
+    def __init__(self, paths_of: Callable[[], Sequence[Path]], initial: DesiredState) -> None:
+        self._paths_of = paths_of
+        self._current = initial
+        self._post: Callable[[DesiredState], None] | None = None
+        self._lock = asyncio.Lock()
+        now = time.time()
+        self.status = ConfigStatus(
+            files=tuple(map(str, paths_of())),
+            generation=initial.generation,
+            last_reload_success=True,
+            last_reload_time=now,
+            last_success_time=now,
+        )
+
+    async def start(self, post: Callable[[DesiredState], None]) -> None:
+        """Post every new snapshot to `post` from now on."""
+        self._post = post
+
+    async def close(self) -> None:
+        """Post nothing more."""
+        self._post = None
+
+    async def reload(self) -> ReloadResult:
+        """Read the files again; a bad one changes nothing, and its errors are logged, kept and returned."""
+        async with self._lock:
+            paths: list[Path] = []
+            try:
+                paths = list(self._paths_of())
+                if not paths:
+                    raise ValueError("there is no configuration file any more")
+                desired = await asyncio.to_thread(load, paths, self._current.generation + 1)
+            except ConfigErrors as error:
+                return self._refused(paths, tuple(map(str, error.errors)))
+            except ValueError as error:
+                return self._refused(paths, (str(error),))
+            if fixed := _changes_that_need_a_restart(self._current, desired):
+                return self._refused(paths, tuple(fixed))
+            return self._accepted(paths, desired)
+
+    def _accepted(self, paths: Sequence[Path], desired: DesiredState) -> ReloadResult:
+        self._current = desired
+        now = time.time()
+        self.status = replace(
+            self.status,
+            files=tuple(map(str, paths)),
+            generation=desired.generation,
+            last_reload_success=True,
+            last_reload_time=now,
+            last_success_time=now,
+            errors=(),
+            reloads_total=self.status.reloads_total + 1,
+        )
+        log.info("config_reloaded", generation=desired.generation, services=len(desired.virtual_services))
+        if self._post is not None:
+            self._post(desired)
+        return ReloadResult(True, desired.generation)
+
+    def _refused(self, paths: Sequence[Path], errors: tuple[str, ...]) -> ReloadResult:
+        self.status = replace(
+            self.status,
+            files=tuple(map(str, paths)),
+            last_reload_success=False,
+            last_reload_time=time.time(),
+            errors=errors,
+            reloads_total=self.status.reloads_total + 1,
+            reload_failures_total=self.status.reload_failures_total + 1,
+        )
+        for error in errors:
+            log.error("config_refused", error=error, generation_kept=self._current.generation)
+        return ReloadResult(False, self._current.generation, errors)
+
+
+def _changes_that_need_a_restart(old: DesiredState, new: DesiredState) -> list[str]:
+    """Return a sentence for each process-wide setting that a running daemon can't change."""
+    before, after = old.service_engine, new.service_engine
+    pairs = [
+        ("service_engine.workers", before.workers, after.workers),
+        ("service_engine.frontend_interface", before.frontend_interface, after.frontend_interface),
+        ("service_engine.frontend_gateway", _words(before.frontend_gateways), _words(after.frontend_gateways)),
+        ("metrics.listen", old.metrics_listen, new.metrics_listen),
+        ("admin.socket", old.admin_socket, new.admin_socket),
+    ]
+    return [
+        f"{key}: changing {was} to {wanted} needs a restart of the daemon"
+        for key, was, wanted in pairs
+        if was != wanted
+    ]
+
+
+def _words(addresses: Sequence[str]) -> str:
+    return " and ".join(sorted(addresses)) or "none"

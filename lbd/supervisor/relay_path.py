@@ -1,0 +1,390 @@
+"""The user-space data path: services as messages to the relay's workers, and their counters as traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from lbd.balancing.consistent_hash import build_table
+from lbd.dataplane import counters
+from lbd.dataplane.channel import Message
+from lbd.model.address import Endpoint
+from lbd.model.desired import AdminState, Algorithm, MemberKey, Pool, VirtualService
+from lbd.model.status import ConnectError, Traffic, WorkerStatus
+from lbd.supervisor.listeners import ListeningSocket
+from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
+from lbd.supervisor.slots import Slots, SlotsExhaustedError
+from lbd.supervisor.undelivered import undelivered
+from lbd.supervisor.worker_pool import Loan, WorkerPool
+from lbd.supervisor.worker_process import WorkerProcess, WorkerState
+
+log = structlog.get_logger(__name__)
+
+START_TIMEOUT_S = 15.0
+HANDSHAKE_GRACE_S = 0.1
+"""Between the last SYN that is answered and the emptying of the queue: a client's ACK may take a round trip."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A service as the workers have it."""
+
+    service: VirtualService
+    slot: int
+    weights: list[int]
+    sockets: list[ListeningSocket]
+    table: int | None = None
+    """Descriptor of the consistent-hash table's memory, which the workers map."""
+    acceptance: Acceptance = Acceptance.HOLD
+    stopping: bool = False
+    unlisten_at_s: float | None = None
+    """When the handshakes under way have had their time, and the workers are told to empty the queue."""
+    unlistening: set[tuple[WorkerProcess, int]] = field(default_factory=set)
+    """(worker, listener) that have not said yet that they let go."""
+
+
+class RelayDataPath:
+    """Implements `DataPath` with worker processes. `on_failure` is told of connect failures that the relay saw,
+    `on_change` that a plan may come out anew."""
+
+    def __init__(
+        self, workers: int, drain_timeout_s: float, on_failure: MemberFailure, on_change: Callable[[], None]
+    ) -> None:
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._opened: dict[Handle, _Opened] = {}
+        self._service_slots: Slots[Handle] = Slots(counters.MAX_SERVICES)
+        self._member_slots: Slots[tuple[Handle, Endpoint]] = Slots(counters.MAX_MEMBERS)
+        self._identities = itertools.count(1)
+        self._generation = 0
+        self._size = workers
+        self._pool = WorkerPool(workers, drain_timeout_s, self, self._on_worker_message, on_change)
+
+    async def start(self) -> None:
+        """Start the workers, and wait until each is ready or START_TIMEOUT_S have passed."""
+        await self._pool.start()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._pool.all_ready.wait()
+        except TimeoutError:
+            log.error("workers_not_ready", ready=len(self._pool.running), wanted=self._size, after_s=START_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """End the workers and let go of every socket."""
+        await self._pool.close()
+        for opened in self._opened.values():
+            self._release(opened)
+        self._opened.clear()
+
+    def kill(self) -> None:
+        """End the workers at once."""
+        self._pool.kill()
+
+    async def open(self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int) -> None:
+        """Bind, and give the service to every worker, holding new connections.
+
+        Raises:
+            OSError: the address and port can't be bound.
+            SlotsExhaustedError: more services or members than the counters have places for.
+        """
+        sockets: list[ListeningSocket] = []
+        try:
+            for _ in range(self._size):
+                sockets.append(ListeningSocket(next(self._identities), service.listen))
+                sockets[-1].listen()
+            slot = self._service_slots.take(handle)
+            table = await _hash_table(service.pool)
+        except (OSError, SlotsExhaustedError):
+            self._service_slots.release(handle, self._generation)
+            for sock in sockets:
+                sock.close()
+            raise
+        opened = _Opened(service, slot, list(weights), sockets, table)
+        self._opened[handle] = opened
+        try:
+            message = self._service_message(handle, opened)
+            for worker in self._pool.alive:
+                self._send_service(worker, opened, message)
+                self._pool.lend(worker, self._loan(opened, worker.index))
+        except (OSError, SlotsExhaustedError):
+            self._let_go(opened, take_queue=False)
+            self.remove(handle)
+            raise
+
+    async def update(self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int) -> None:
+        """Give every worker the changed pool and timeouts; established connections stay as they are."""
+        opened = self._opened[handle]
+        if _hash_members(service.pool) != _hash_members(opened.service.pool):
+            old_table, opened.table = opened.table, await _hash_table(service.pool)
+            if old_table is not None:
+                os.close(old_table)
+        kept = {member.endpoint for member in service.pool.members}
+        for member in opened.service.pool.members:
+            if member.endpoint not in kept:
+                self._member_slots.release((handle, member.endpoint), generation)
+        opened.service = service
+        opened.weights = list(weights)
+        message = self._service_message(handle, opened)
+        for worker in self._pool.alive:
+            self._send_service(worker, opened, message)
+
+    def set_weights(self, handle: Handle, weights: Sequence[int]) -> None:
+        """Change the effective weights (0: no new connection) of the members, in the order of the pool."""
+        opened = self._opened[handle]
+        opened.weights = list(weights)
+        slots = [self._member_slots.take((handle, member.endpoint)) for member in opened.service.pool.members]
+        self._pool.broadcast({"type": "weights", "slot": opened.slot, "members": slots, "weights": opened.weights})
+
+    def set_acceptance(self, handle: Handle, acceptance: Acceptance) -> None:
+        """Accept, hold or refuse new connections.
+
+        Raises:
+            OSError: it can't listen again, because another process listens there now.
+        """
+        opened = self._opened[handle]
+        for sock in opened.sockets:
+            if acceptance is Acceptance.REFUSE:
+                sock.refuse()
+            else:
+                sock.listen()
+        opened.acceptance = acceptance
+        accepting = acceptance is Acceptance.ACCEPT
+        self._pool.broadcast({"type": "accepting", "slot": opened.slot, "accepting": accepting})
+
+    def stop_accepting(self, handle: Handle) -> None:
+        """Take what is queued, then close the listening sockets; established connections go on."""
+        opened = self._opened[handle]
+        opened.stopping = True
+        opened.unlisten_at_s = time.monotonic() + HANDSHAKE_GRACE_S
+        for sock in opened.sockets:
+            if sock.listening:
+                sock.drop_new()
+
+    def _let_go(self, opened: _Opened, *, take_queue: bool) -> None:
+        """Have every worker let go of the service's sockets, and note whose answer is awaited."""
+        identities = {sock.identity for sock in opened.sockets}
+        for worker in self._pool.alive:
+            for identity in worker.listeners & identities:
+                opened.unlistening.add((worker, identity))
+                worker.send({"type": "unlisten", "listener": identity, "take_queue": take_queue})
+            worker.listeners -= identities
+
+    def stopped_accepting(self, handle: Handle) -> bool:
+        """True once every worker that lives has let go of the service's sockets; they are closed then."""
+        opened = self._opened[handle]
+        if opened.unlisten_at_s is not None and time.monotonic() >= opened.unlisten_at_s:
+            opened.unlisten_at_s = None
+            self._let_go(opened, take_queue=True)
+        if opened.unlisten_at_s is not None or any(
+            worker.state is not WorkerState.DEAD for worker, _ in opened.unlistening
+        ):
+            return False
+        for sock in opened.sockets:
+            sock.close()
+        opened.sockets = []
+        return True
+
+    def reset_connections(self, handle: Handle, reason: str) -> None:
+        """Reset what is still open; the workers log how many they were."""
+        message = {"type": "reset", "slot": self._opened[handle].slot, "service": handle.name, "reason": reason}
+        self._pool.broadcast(message)
+
+    def undelivered(self) -> frozenset[Endpoint]:
+        """Where clients have not acknowledged all that was sent to them on connections that have ended since."""
+        try:
+            return undelivered()
+        except OSError as error:
+            log.warning(
+                "undelivered_unknown", error=str(error), consequence="a VIP may go before a slow client has all"
+            )
+            return frozenset()
+
+    def remove(self, handle: Handle) -> None:
+        """Forget the service; its counters' slots are free again once no worker refers to them."""
+        opened = self._opened.pop(handle)
+        self._pool.broadcast({"type": "remove", "slot": opened.slot})
+        self._release(opened)
+        for member in opened.service.pool.members:
+            self._member_slots.release((handle, member.endpoint), self._generation + 1)
+        self._service_slots.release(handle, self._generation + 1)
+        self.finish_generation(self._generation)
+
+    def finish_generation(self, generation: int) -> None:
+        """Everything of this generation has been sent: have the workers acknowledge it."""
+        self._generation = generation
+        self._pool.broadcast({"type": "generation", "generation": generation})
+        self._reclaim_slots()
+
+    def acknowledged_generation(self) -> int:
+        """The newest generation that every running worker has acknowledged."""
+        return self._pool.acknowledged_generation()
+
+    def traffic(self, handle: Handle) -> Traffic:
+        """The service's counters over all workers, dead ones included."""
+        slot = self._service_slots.slot_of(handle)
+        return Traffic() if slot is None else _traffic(self._pool.counters.service_sums(slot, self._pool.rows))
+
+    def member_traffic(self, handle: Handle, endpoint: Endpoint) -> Traffic:
+        """The same for one member."""
+        slot = self._member_slots.slot_of((handle, endpoint))
+        return Traffic() if slot is None else _traffic(self._pool.counters.member_sums(slot, self._pool.rows))
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """Describe every worker."""
+        slots = self._service_slots.in_use
+
+        def active_of(row: int) -> int:
+            view = self._pool.counters.view
+            return sum(view[counters.service_base(row, slot) + counters.ACTIVE] for slot in slots)
+
+        return self._pool.status(active_of)
+
+    # Holdings, for the pool.
+
+    def greet(self, worker: WorkerProcess) -> None:
+        """Tell a new worker everything that is open."""
+        for handle, opened in self._opened.items():
+            if not opened.stopping:
+                self._send_service(worker, opened, self._service_message(handle, opened))
+                self._pool.lend(worker, self._loan(opened, worker.index))
+        if self._generation:
+            worker.send({"type": "generation", "generation": self._generation})
+
+    def sockets_of(self, index: int) -> Iterable[Loan]:
+        """The listening socket of every open service in a worker's place."""
+        return [self._loan(opened, index) for opened in self._opened.values() if not opened.stopping]
+
+    def used_slots(self) -> tuple[list[int], list[int]]:
+        """The slots that workers may have written to."""
+        return self._service_slots.in_use, self._member_slots.in_use
+
+    def _loan(self, opened: _Opened, index: int) -> Loan:
+        return Loan(opened.slot, opened.sockets[index], opened.acceptance is Acceptance.ACCEPT)
+
+    @staticmethod
+    def _send_service(worker: WorkerProcess, opened: _Opened, message: Message) -> None:
+        worker.send(message, [opened.table] if opened.table is not None else [])
+
+    def _service_message(self, handle: Handle, opened: _Opened) -> Message:
+        service = opened.service
+        members = [
+            {
+                "slot": self._member_slots.take((handle, member.endpoint)),
+                "family": member.endpoint.family,
+                "address": member.endpoint.address,
+                "port": member.endpoint.port,
+            }
+            for member in service.pool.members
+        ]
+        return {
+            "type": "service",
+            "slot": opened.slot,
+            "name": service.name,
+            "connect_ms": int(service.timeouts.connect_s * 1000),
+            "idle_ms": int(service.timeouts.idle_s * 1000),
+            "algorithm": service.pool.algorithm.value,
+            "members": members,
+            "weights": opened.weights,
+        }
+
+    def _on_worker_message(self, worker: WorkerProcess, message: Message) -> None:
+        kind = message["type"]
+        if kind == "failure":
+            owner = self._member_slots.key_of(message["member"])
+            if owner is not None:
+                self._on_failure(MemberKey(owner[0].name, owner[1]), ConnectError(message["error"]))
+        elif kind == "unlistened":
+            for opened in self._opened.values():
+                opened.unlistening.discard((worker, message["listener"]))
+            self._on_change()
+        elif kind == "reset_done":
+            self._log_reset(worker, message)
+        elif kind == "accepting":
+            event = "descriptor_limit_recovered" if message["accepting"] else "descriptor_limit_reached"
+            log.warning(event, worker=worker.index, used=message["used"], limit=message["limit"])
+        elif kind == "fault":
+            log.error(
+                "worker_fault",
+                worker=worker.index,
+                where=message["where"],
+                error=message["error"],
+                trace=message["trace"],
+            )
+        else:
+            log.error("unknown_worker_message", worker=worker.index, kind=kind)
+
+    @staticmethod
+    def _log_reset(worker: WorkerProcess, message: Message) -> None:
+        """The service itself may be gone by now: its last connections just were."""
+        if message["connections"]:
+            log.warning(
+                "connections_reset",
+                service=message["service"],
+                worker=worker.index,
+                connections=message["connections"],
+                reason=message["reason"],
+            )
+
+    def _reclaim_slots(self) -> None:
+        settled = self._pool.settled_generation()
+        view, rows = self._pool.counters.view, self._pool.rows
+        for slot in self._service_slots.reclaim(
+            settled, lambda slot: not any(view[counters.service_base(row, slot)] for row in rows)
+        ):
+            self._pool.counters.clear_service(slot)
+        for slot in self._member_slots.reclaim(
+            settled, lambda slot: not any(view[counters.member_base(row, slot)] for row in rows)
+        ):
+            self._pool.counters.clear_member(slot)
+
+    @staticmethod
+    def _release(opened: _Opened) -> None:
+        for sock in opened.sockets:
+            sock.close()
+        if opened.table is not None:
+            os.close(opened.table)
+            opened.table = None
+
+
+def _hash_members(pool: Pool) -> tuple[tuple[str, int], ...]:
+    """What a consistent-hash table is made of: a disabled or draining member has no place in it."""
+    if pool.algorithm is not Algorithm.CONSISTENT_HASH:
+        return ()
+    return tuple(
+        (str(member.endpoint), member.weight if member.admin_state is AdminState.ENABLED else 0)
+        for member in pool.members
+    )
+
+
+async def _hash_table(pool: Pool) -> int | None:
+    """Return a descriptor of memory that holds the pool's table, or None if its algorithm needs none.
+
+    Built in a thread: 65,537 places take longer than the loop may stand still.
+    """
+    members = _hash_members(pool)
+    if not members:
+        return None
+    table = await asyncio.to_thread(build_table, [key for key, _ in members], [weight for _, weight in members])
+    descriptor = os.memfd_create("lbd-hash-table", os.MFD_CLOEXEC)
+    os.write(descriptor, table)
+    return descriptor
+
+
+def _traffic(fields: Sequence[int]) -> Traffic:
+    return Traffic(
+        active_connections=fields[counters.ACTIVE],
+        connections_total=fields[counters.TOTAL],
+        received_bytes_total=fields[counters.RECEIVED_BYTES],
+        sent_bytes_total=fields[counters.SENT_BYTES],
+        retries_total=fields[counters.RETRIES],
+        unserved_total=fields[counters.UNSERVED],
+        connect_errors_total={
+            ConnectError(name): fields[counters.ERRORS + place] for place, name in enumerate(counters.ERROR_ORDER)
+        },
+    )

@@ -1,0 +1,87 @@
+"""What the supervisor remembers of one virtual service that is open in the data path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lbd.model.address import Endpoint
+from lbd.model.desired import AdminState, MemberKey, VirtualService
+from lbd.model.status import Health, MemberHealth
+from lbd.supervisor.eligibility import PoolVerdict, judge
+from lbd.supervisor.seams import Acceptance, Handle
+
+FIRST_RESULT_GRACE_S = 0.5
+"""Added to the longest monitor timeout: a check may start a little late."""
+
+
+@dataclass(slots=True)
+class ServiceState:
+    """An open service: what was applied of it, and what its members' health means for it now."""
+
+    handle: Handle
+    applied: VirtualService
+    revision: int
+    """Of the change that the workers must have acknowledged before it counts as theirs."""
+    first_results_by_s: float
+    health: dict[Endpoint, MemberHealth]
+    verdict: PoolVerdict
+    acceptance: Acceptance = Acceptance.HOLD
+    up_since_s: dict[Endpoint, float] = field(default_factory=dict)
+    """Of the members in slow start."""
+    decided: bool = False
+    """The verdict was made with first results: only a change of health or of the definition can change it, not time."""
+
+    @property
+    def changes_with_time(self) -> bool:
+        """True while the verdict may come out differently just because time has passed."""
+        return bool(self.up_since_s) or not self.decided
+
+    def apply(self, service: VirtualService, revision: int, now_s: float) -> None:
+        """Take over a changed definition; new members get time for their first result."""
+        known = {member.endpoint for member in self.applied.pool.members}
+        if any(member.endpoint not in known for member in service.pool.members):
+            self.first_results_by_s = first_results_by_s(service, now_s)
+        self.applied = service
+        self.revision = revision
+
+    def first_results(self, now_s: float) -> bool:
+        """True when every enabled member has a health result, or had the time for one."""
+        return now_s >= self.first_results_by_s or all(
+            self.health[member.endpoint].health is not Health.UNKNOWN
+            for member in self.applied.pool.members
+            if member.admin_state is AdminState.ENABLED
+        )
+
+    def refresh(self, health_of: Callable[[MemberKey], MemberHealth], now_s: float) -> bool:
+        """Read the members' health and judge again; return True when the members' weights have changed."""
+        pool = self.applied.pool
+        before = self.health
+        self.health = {
+            member.endpoint: health_of(MemberKey(self.applied.name, member.endpoint)) for member in pool.members
+        }
+        self._note_slow_start(before, now_s)
+        weights = self.verdict.weights
+        self.decided = self.first_results(now_s)
+        self.verdict = judge(self.applied, self.health, self.up_since_s, self.decided, now_s)
+        return weights != self.verdict.weights
+
+    def _note_slow_start(self, before: dict[Endpoint, MemberHealth], now_s: float) -> None:
+        """Slow start is for a member that joins others who serve already: at the start of all, nobody is spared."""
+        slow_start_s = self.applied.pool.slow_start_s
+        others_up = any(health.health is Health.UP for health in before.values())
+        for endpoint, health in self.health.items():
+            was_up = endpoint in before and before[endpoint].health is Health.UP
+            if health.health is Health.UP and not was_up and slow_start_s and others_up:
+                self.up_since_s[endpoint] = now_s
+        self.up_since_s = {
+            endpoint: since_s
+            for endpoint, since_s in self.up_since_s.items()
+            if now_s - since_s < slow_start_s and endpoint in self.health and self.health[endpoint].health is Health.UP
+        }
+
+
+def first_results_by_s(service: VirtualService, now_s: float) -> float:
+    """Return when every member has had the time for its first health result."""
+    longest_s = max((monitor.timeout_s for monitor in service.pool.health_monitors), default=0.0)
+    return now_s + longest_s + FIRST_RESULT_GRACE_S

@@ -1,0 +1,345 @@
+"""The supervisor's loop: desired state in, plan, actions out; again after every event."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from lbd.model.desired import AdminState, DesiredState, HealthMonitor, MemberKey, VirtualService
+from lbd.model.status import ConnectError, MemberHealth, VipState
+from lbd.supervisor.backoff import Backoff
+from lbd.supervisor.eligibility import judge
+from lbd.supervisor.plan import (
+    Accept,
+    Action,
+    Actual,
+    Claim,
+    Drain,
+    DrainView,
+    Open,
+    Remove,
+    Reset,
+    ServiceKey,
+    ServiceView,
+    Update,
+    Withdraw,
+    key_of,
+    plan,
+)
+from lbd.supervisor.seams import Acceptance, Announcer, DataPath, Handle
+from lbd.supervisor.service_state import ServiceState, first_results_by_s
+from lbd.supervisor.slots import SlotsExhaustedError
+from lbd.supervisor.vips import VipDesk
+
+log = structlog.get_logger(__name__)
+
+DRAIN_POLL_S = 0.05
+SLOW_START_STEP_S = 0.25
+IDLE_POLL_S = 5.0
+"""How long the loop sleeps when nothing is under way; every event wakes it at once."""
+
+
+class HealthSource(Protocol):
+    """What the loop needs of the health checker."""
+
+    def set_targets(self, targets: Mapping[MemberKey, tuple[HealthMonitor, ...]]) -> None: ...
+
+    def health_of(self, key: MemberKey) -> MemberHealth: ...
+
+    def report_passive(self, key: MemberKey, error: ConnectError) -> None: ...
+
+
+class Supervisor:
+    """Keeps what is in step with what is desired. `wake` may be called from any callback on the event loop."""
+
+    def __init__(self, desired: DesiredState, data_path: DataPath, announcer: Announcer, health: HealthSource) -> None:
+        self.desired = desired
+        self.services: dict[ServiceKey, ServiceState] = {}
+        self.draining: dict[Handle, tuple[ServiceState, float]] = {}
+        """Services on their way out, and when (monotonic) their drain began."""
+        self.backoff: Backoff[Action] = Backoff()
+        self.vips = VipDesk(announcer, self.backoff, self.wake)
+        self._data_path = data_path
+        self._health = health
+        self._reset_sent: set[Handle] = set()
+        self._incarnations = itertools.count(1)
+        self._revision = 0
+        self._revisions: dict[int, int] = {}
+        self._wanted_anew = True
+        self._stale: set[str] = set()
+        self._woken = asyncio.Event()
+        self._settled = asyncio.Event()
+        self.stopping = False
+
+    def wake(self) -> None:
+        """Something has happened: plan again."""
+        self._woken.set()
+
+    def health_changed(self, key: MemberKey) -> None:
+        """A member's health has changed: judge its service again."""
+        self._stale.add(key.service)
+        self.wake()
+
+    def health_of(self, key: MemberKey) -> MemberHealth:
+        """Return what is known of a member's health now."""
+        return self._health.health_of(key)
+
+    def set_desired(self, desired: DesiredState) -> None:
+        """Take over a new desired state: the whole of it, never a difference."""
+        self.desired = desired
+        self.backoff.clear()
+        self._wanted_anew = True
+        self._settled.clear()
+        self.wake()
+
+    def drain_all(self) -> None:
+        """Let go of everything in order; `run` returns when nothing is left."""
+        self.stopping = True
+        self.backoff.clear()
+        self.wake()
+
+    async def run(self) -> None:
+        """Plan and act until `drain_all` was called and everything is gone."""
+        while True:
+            self._woken.clear()
+            await self._pass(time.monotonic())
+            if self.stopping and not (self.services or self.draining or self.vips.held):
+                self._settled.set()  # nobody shall wait for what is no longer wanted
+                return
+            try:
+                async with asyncio.timeout(self._sleep_s(time.monotonic())):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass  # time itself is the event: a deadline, a retry, a step of slow start
+
+    async def settled(self) -> None:
+        """Return when everything desired was done, or has failed and is shown with its reason."""
+        await self._settled.wait()
+
+    def generation_of(self, revision: int) -> int:
+        """Return the configuration's generation that a worker runs who has acknowledged `revision`."""
+        return max((known for at, known in self._revisions.items() if at <= revision), default=0)
+
+    @property
+    def applied_generation(self) -> int:
+        """The newest generation that all running workers have acknowledged."""
+        return self.generation_of(self._data_path.acknowledged_generation())
+
+    async def _pass(self, now_s: float) -> None:
+        wanted = self._wanted()
+        if self._wanted_anew:
+            self._wanted_anew = False
+            self._health.set_targets(_targets(wanted))
+            changed = True
+        else:
+            changed = False
+        self._refresh(wanted, now_s)
+        for action in plan(wanted, self._actual(now_s), now_s):
+            done = await self._do(action, now_s)
+            changed |= done and isinstance(action, Open | Update)
+            self.wake()  # what was done may be what another action waited for
+        if changed:
+            self._revisions = {at: known for at, known in self._revisions.items() if at >= self._revision - 64}
+            self._revisions[self._revision + 1] = wanted.generation
+            self._revision += 1
+            self._data_path.finish_generation(self._revision)
+        if not self._wanted_anew and self._is_settled(wanted, now_s):
+            self._settled.set()
+
+    def _wanted(self) -> DesiredState:
+        if not self.stopping:
+            return self.desired
+        return replace(self.desired, virtual_services=())
+
+    def _refresh(self, wanted: DesiredState, now_s: float) -> None:
+        """Judge again. What is about to be drained or updated keeps its weights: its queue is still to be served."""
+        stale, self._stale = self._stale, set()
+        for service in wanted.virtual_services:
+            state = self.services.get(key_of(service))
+            if state is None or state.applied != service:
+                continue
+            state.applied = service  # equal, and from now on the same: the next comparison is a short one
+            if service.name not in stale and not state.changes_with_time:
+                continue
+            if state.refresh(self._health.health_of, now_s):
+                self._stop_accepting_first(state)
+                self._data_path.set_weights(state.handle, state.verdict.weights)
+
+    def _actual(self, now_s: float) -> Actual:
+        acknowledged = self._data_path.acknowledged_generation()
+        services = {
+            key: ServiceView(
+                handle=state.handle,
+                applied=state.applied,
+                acknowledged=state.revision <= acknowledged,
+                first_results=state.first_results(now_s),
+                acceptance=state.acceptance,
+                wanted_acceptance=state.verdict.acceptance,
+            )
+            for key, state in self.services.items()
+        }
+        draining = self._draining_views()
+        retry_at_s = {action: failure.retry_at_s for action, failure in self.backoff.failures.items()}
+        return Actual(services, draining, self.vips.states, retry_at_s)
+
+    def _draining_views(self) -> tuple[DrainView, ...]:
+        active = {handle: self._data_path.traffic(handle).active_connections for handle in self.draining}
+        # Asked after the counts: a connection is closed before it is counted out.
+        undelivered = self._data_path.undelivered() if 0 in active.values() else frozenset()
+        return tuple(
+            DrainView(
+                handle=handle,
+                since_s=since_s,
+                stopped_accepting=self._data_path.stopped_accepting(handle),
+                active_connections=active[handle],
+                reset_sent=handle in self._reset_sent,
+                undelivered=handle.listen in undelivered,
+            )
+            for handle, (_, since_s) in self.draining.items()
+        )
+
+    async def _do(self, action: Action, now_s: float) -> bool:
+        try:
+            await self._carry_out(action, now_s)
+        except (OSError, SlotsExhaustedError) as error:
+            failure = self.backoff.failed(action, str(error), now_s)
+            log.error("action_failed", action=describe(action), reason=str(error), failures=failure.count)
+            return False
+        if not isinstance(action, Claim | Withdraw):  # those end later, and say so then
+            self.backoff.succeeded(action)
+        return True
+
+    async def _carry_out(self, action: Action, now_s: float) -> None:
+        if isinstance(action, Open):
+            await self._open(action.service, now_s)
+        elif isinstance(action, Update):
+            await self._update(action, now_s)
+        elif isinstance(action, Accept):
+            self._accept(action)
+        elif isinstance(action, Drain):
+            self._drain(action, now_s)
+        elif isinstance(action, Reset):
+            self._reset_sent.add(action.handle)
+            log.warning("drain_deadline_passed", service=action.handle.name, listen=str(action.handle.listen))
+            self._data_path.reset_connections(action.handle, "drain_timeout")
+        elif isinstance(action, Remove):
+            self._data_path.remove(action.handle)
+            self._reset_sent.discard(action.handle)
+            del self.draining[action.handle]
+            log.info("service_removed", service=action.handle.name, listen=str(action.handle.listen))
+        elif isinstance(action, Claim):
+            self.vips.claim(action)
+        else:
+            self.vips.withdraw(action)
+
+    async def _open(self, service: VirtualService, now_s: float) -> None:
+        key = key_of(service)
+        handle = Handle(key.name, key.listen, next(self._incarnations))
+        health = {
+            member.endpoint: self._health.health_of(MemberKey(service.name, member.endpoint))
+            for member in service.pool.members
+        }
+        verdict = judge(service, health, {}, False, now_s)
+        await self._data_path.open(handle, service, verdict.weights, self._revision + 1)
+        self.services[key] = ServiceState(
+            handle, service, self._revision + 1, first_results_by_s(service, now_s), health, verdict
+        )
+        log.info("service_opened", service=service.name, listen=str(handle.listen), members=len(service.pool.members))
+
+    async def _update(self, action: Update, now_s: float) -> None:
+        state = self.services[key_of(action.service)]
+        before = state.applied, state.revision
+        state.apply(action.service, self._revision + 1, now_s)
+        state.refresh(self._health.health_of, now_s)
+        self._stop_accepting_first(state)
+        try:
+            await self._data_path.update(state.handle, action.service, state.verdict.weights, self._revision + 1)
+        except OSError:
+            state.applied, state.revision = before  # so that it is planned again
+            raise
+        log.info("service_updated", service=action.service.name, members=len(action.service.pool.members))
+
+    def _accept(self, action: Accept) -> None:
+        state = self.services[ServiceKey(action.handle.name, action.handle.listen)]
+        self._set_acceptance(state, action.acceptance)
+
+    def _stop_accepting_first(self, state: ServiceState) -> None:
+        """Before the last weight goes: a worker that has no member to give would reset whom it accepts."""
+        if state.acceptance is Acceptance.ACCEPT and state.verdict.acceptance is not Acceptance.ACCEPT:
+            self._set_acceptance(state, state.verdict.acceptance)
+
+    def _set_acceptance(self, state: ServiceState, acceptance: Acceptance) -> None:
+        self._data_path.set_acceptance(state.handle, acceptance)
+        state.acceptance = acceptance
+        log.info(
+            "service_acceptance_changed",
+            service=state.handle.name,
+            acceptance=acceptance.value,
+            reason=state.verdict.reason,
+        )
+
+    def _drain(self, action: Drain, now_s: float) -> None:
+        state = self.services.pop(ServiceKey(action.handle.name, action.handle.listen))
+        self.draining[action.handle] = (state, now_s)
+        self._data_path.stop_accepting(action.handle)
+        active = self._data_path.traffic(action.handle).active_connections
+        reason = "stopping" if self.stopping else action.reason
+        log.info("service_draining", service=action.handle.name, connections=active, reason=reason)
+
+    def _sleep_s(self, now_s: float) -> float:
+        until_s = [now_s + IDLE_POLL_S]
+        if self.draining:
+            until_s.append(now_s + DRAIN_POLL_S)
+        until_s += [retry.retry_at_s for retry in self.backoff.failures.values() if retry.retry_at_s > now_s]
+        for state in self.services.values():
+            if state.up_since_s:
+                until_s.append(now_s + SLOW_START_STEP_S)
+            if state.first_results_by_s > now_s:
+                until_s.append(state.first_results_by_s)
+        return max(0.01, min(until_s) - now_s)
+
+    def _is_settled(self, wanted: DesiredState, now_s: float) -> bool:
+        acknowledged = self._data_path.acknowledged_generation()
+        failures = self.backoff.failures
+        for service in wanted.virtual_services:
+            state = self.services.get(key_of(service))
+            if state is None:
+                if Open(service) not in failures:
+                    return False
+            elif state.revision > acknowledged or state.applied != service or not state.first_results(now_s):
+                return False
+        states = self.vips.states
+        unsettled = (VipState.CLAIMING, VipState.WITHDRAWING)
+        return self._revision > 0 and all(
+            states.get(vip) not in unsettled and (vip in states or self._all_failed(vip, wanted)) for vip in wanted.vips
+        )
+
+    def _all_failed(self, vip: str, wanted: DesiredState) -> bool:
+        failures = self.backoff.failures
+        return all(Open(service) in failures for service in wanted.virtual_services if service.vip == vip)
+
+
+def _targets(desired: DesiredState) -> dict[MemberKey, tuple[HealthMonitor, ...]]:
+    """What to check: every member that is not disabled, of every service that is not."""
+    return {
+        MemberKey(service.name, member.endpoint): service.pool.health_monitors
+        for service in desired.virtual_services
+        if service.admin_state is not AdminState.DISABLED
+        for member in service.pool.members
+        if member.admin_state is not AdminState.DISABLED
+    }
+
+
+def describe(action: Action) -> str:
+    """Return an action as words for logs and `lbd status`."""
+    if isinstance(action, Open):
+        return f"open {action.service.name} on {action.service.listen}"
+    if isinstance(action, Claim | Withdraw):
+        return f"{type(action).__name__.lower()} {action.vip}"
+    return f"{type(action).__name__.lower()} {action.handle}"
