@@ -1,0 +1,1 @@
+"""Floor 7: the commands, and the one place where everything is composed."""

@@ -1,0 +1,226 @@
+"""The daemon: composed here, run here, ended here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from lbd import __version__
+from lbd.announce.announcer import Layer2Announcer
+from lbd.announce.errors import AnnounceError
+from lbd.announce.return_path_announcer import ReturnPathAnnouncer
+from lbd.health.checker import HealthChecker
+from lbd.model.desired import DesiredState, MemberKey
+from lbd.model.status import MemberHealth, ReloadResult, Status
+from lbd.observability.admin import AdminServer
+from lbd.observability.http import MetricsServer
+from lbd.supervisor.file_source import FileSource
+from lbd.supervisor.notify import ServiceManager
+from lbd.supervisor.relay_path import RelayDataPath
+from lbd.supervisor.snapshot import Snapshots
+from lbd.supervisor.supervisor import Supervisor
+from lbd.supervisor.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+STATE_DIRECTORY = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/lbd"))
+"""systemd's StateDirectory= says where."""
+LAG_INTERVAL_S = 0.5
+SETTLE_TIMEOUT_S = 30.0
+"""READY is said after this time in any case: systemd must not kill a daemon that waits for a foreign owner to leave."""
+
+
+class StartError(Exception):
+    """The daemon can't start; the text says who must act."""
+
+
+class Daemon:
+    """One running lbd. `paths_of` lists the configuration files."""
+
+    def __init__(self, desired: DesiredState, paths_of: Callable[[], Sequence[Path]]) -> None:
+        engine = desired.service_engine
+        self._desired = desired
+        self._manager = ServiceManager()
+        self._lock: socket.socket | None = None
+        self._announcer = ReturnPathAnnouncer(
+            Layer2Announcer(engine.frontend_interface, state_directory=STATE_DIRECTORY),
+            engine.frontend_interface,
+            engine.frontend_gateways,
+        )
+        self._health = HealthChecker(self._on_health_change, rng=random.Random())
+        self._data_path = RelayDataPath(
+            engine.workers, engine.drain_timeout_s, self._health.report_passive, lambda: self._supervisor.wake()
+        )
+        self._supervisor = Supervisor(desired, self._data_path, self._announcer, self._health)
+        self._source = FileSource(paths_of, desired)
+        self._snapshots = Snapshots(__version__, self._supervisor, self._data_path)
+        self._admin = AdminServer(desired.admin_socket, self.status, self.reload)
+        listen = desired.metrics_listen
+        self._metrics = MetricsServer(listen.address, listen.port, self.status) if listen is not None else None
+        self._tasks = Tasks()
+        self._stop_signals = 0
+
+    def status(self) -> Status:
+        """Return the snapshot that everybody reads."""
+        return self._snapshots.take(self._source.status)
+
+    async def reload(self) -> ReloadResult:
+        """Read the files again, and return once the change has arrived everywhere, or was refused."""
+        self._manager.reloading()
+        result = await self._source.reload()
+        if result.success:
+            try:
+                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                    await self._supervisor.settled()
+            except TimeoutError:
+                log.warning("reload_not_settled", generation=result.generation, after_s=SETTLE_TIMEOUT_S)
+        self._manager.ready(self._summary())
+        return result
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, and until everything has drained.
+
+        Raises:
+            StartError: it can't start.
+        """
+        self._lock = _lock_namespace()
+        _raise_descriptor_limit()
+        self._handle_signals()
+        try:
+            await self._start()
+            await self._serve()
+        except (OSError, AnnounceError) as error:
+            raise StartError(str(error)) from error
+        finally:
+            await self._close()
+
+    async def _start(self) -> None:
+        await self._source.start(self._supervisor.set_desired)  # before anybody can ask for a reload
+        await self._admin.start()
+        if self._metrics is not None:
+            await self._metrics.start()
+        await self._announcer.start()
+        for vip in await self._announcer.sweep(frozenset(self._desired.vips)):
+            log.warning("orphan_removed", vip=vip, reason="left by a daemon that did not end in order")
+        await self._health.start()
+        await self._data_path.start()
+        self._tasks.own(self._measure_lag(), "measure loop lag")
+        if self._manager.watchdog_s:
+            self._tasks.own(self._feed_watchdog(), "feed watchdog")
+
+    async def _serve(self) -> None:
+        loop = self._tasks.own(self._supervisor.run(), "supervisor")
+        ready = self._tasks.own(self._supervisor.settled(), "first settling")
+        await asyncio.wait({loop, ready}, timeout=SETTLE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not self._supervisor.stopping and not loop.done():
+            log.info("ready", generation=self._desired.generation, summary=self._summary())
+            self._manager.ready(self._summary())
+        await asyncio.wait({loop})
+        if not loop.cancelled():  # a second signal cancels it
+            loop.result()
+
+    async def _close(self) -> None:
+        await self._tasks.close()
+        await self._source.close()
+        await self._supervisor.vips.close()
+        try:
+            await self._announcer.close(remove_addresses=True)
+        except AnnounceError as error:  # the rest must end all the same; the next start sweeps what is left
+            log.error("vips_left_behind", reason=str(error))
+        await self._data_path.close()
+        await self._health.close()
+        if self._metrics is not None:
+            await self._metrics.close()
+        await self._admin.close()
+        if self._lock is not None:
+            self._lock.close()
+        log.info("stopped")
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.own(self._reload_on_signal(), "reload on SIGHUP"))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+
+    async def _reload_on_signal(self) -> None:
+        await self.reload()
+
+    def _on_stop_signal(self, number: int) -> None:
+        self._stop_signals += 1
+        name = signal.Signals(number).name
+        if self._stop_signals == 1:
+            drain_s = self._supervisor.desired.service_engine.drain_timeout_s
+            log.info("stopping", signal=name, drain_timeout_s=drain_s)
+            self._manager.stopping(f"draining for at most {drain_s:g} s")
+            self._supervisor.drain_all()
+        else:
+            log.warning("stopping_at_once", signal=name, reason="a second signal to stop")
+            self._data_path.kill()
+            self._tasks.cancel()
+
+    def _on_health_change(self, key: MemberKey, health: MemberHealth) -> None:
+        self._supervisor.health_changed(key)
+
+    async def _measure_lag(self) -> None:
+        while True:
+            expected_s = time.monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self._snapshots.loop_lag_s = max(0.0, time.monotonic() - expected_s)
+
+    async def _feed_watchdog(self) -> None:
+        while True:
+            self._manager.alive()
+            await asyncio.sleep(self._manager.watchdog_s / 2)
+
+    def _summary(self) -> str:
+        services = self._supervisor.desired.virtual_services
+        owned = sum(state == "owned" for state in self._supervisor.vips.states.values())
+        return f"{len(services)} virtual services, {owned} VIPs owned, generation {self._supervisor.desired.generation}"
+
+
+def _lock_namespace() -> socket.socket:
+    """One daemon per network namespace: names in the abstract space of unix sockets belong to the namespace.
+
+    Raises:
+        StartError: another lbd runs here.
+    """
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind("\0lbd/daemon")
+    except OSError as error:
+        lock.close()
+        raise StartError("another lbd runs in this network namespace: stop it first (`lbd status` shows it)") from error
+    return lock
+
+
+def _raise_descriptor_limit() -> None:
+    """Use all descriptors that the system grants; a soft limit of 1,024 is a shell's default, not a decision."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.debug("descriptor_limit_raised", soft=soft, hard=hard)
+
+
+def run(desired: DesiredState, paths_of: Callable[[], Sequence[Path]]) -> None:
+    """Run the daemon in a new event loop.
+
+    Raises:
+        StartError: it can't start.
+    """
+    import uvloop
+
+    log.info("starting", version=__version__, pid=os.getpid(), generation=desired.generation)
+    uvloop.run(_run(desired, paths_of))
+
+
+async def _run(desired: DesiredState, paths_of: Callable[[], Sequence[Path]]) -> None:
+    await Daemon(desired, paths_of).run()
