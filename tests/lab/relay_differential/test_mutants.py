@@ -1,0 +1,143 @@
+"""The comparison has teeth: a relay with one of its precautions taken out is found out.
+
+Each mutant is a copy of the sources with one change, run in the interpreted form. A change whose place is no longer
+found fails the test: then the relay was rewritten there, and the mutant has to follow.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lbd.cli.demo.namespace import Namespace, ip_batch
+
+from .lanes import Lanes, answer_every_stray_reset
+from .relays import SOURCES, WorkerRelay, loopback_places
+from .script import CLIENT, SERVER, Do, Kind, Script, Step
+from .test_relay_differential import LANES, converse
+
+RELAY = ("lbd/dataplane/hot/pair.py", "lbd/dataplane/hot/connection.py")
+BATCHES = 6
+"""The first that fails is the last: a mutant that is found out early costs little."""
+HANG_LIMIT_S = 2.0
+SMALL_TALK = Script(
+    Kind.SERVER_CLOSE,
+    (
+        Step(CLIENT, Do.SEND, 1),
+        Step(SERVER, Do.AWAIT_BYTES, 1),
+        Step(SERVER, Do.SEND, 1),
+        Step(CLIENT, Do.AWAIT_BYTES, 1),
+        Step(SERVER, Do.CLOSE),
+        Step(CLIENT, Do.AWAIT_EOF),
+    ),
+)
+"""A request and an answer: every mutant gets these bytes across, else it tells nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A change of the source: `old`, which stands there exactly once, becomes `new`."""
+
+    name: str
+    old: str
+    new: str
+
+    def make(self, folder: Path) -> None:
+        """Copy the sources into `folder` with the change."""
+        shutil.copytree(SOURCES / "lbd", folder / "lbd", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        sources = {folder / name: (folder / name).read_text() for name in RELAY}
+        places = [file for file, source in sources.items() for _ in range(source.count(self.old))]
+        assert len(places) == 1, f"{self.old!r} stands {len(places)} times in {RELAY}"
+        places[0].write_text(sources[places[0]].replace(self.old, self.new))
+
+
+MUTANTS = [
+    Mutant(
+        "no_rdhup_check",  # the FIN that came with the last bytes is never read
+        "if received < size and not self.fin_seen and not self.broken:",
+        "if received < size and not self.broken:",
+    ),
+    Mutant(
+        "no_pending_buffer",  # what a full peer did not take is lost
+        "                peer.hold(VIEW[sent:received])\n",
+        "",
+    ),
+    Mutant(
+        "reset_becomes_fin",
+        "        if reset:\n            client.sock.setsockopt(1, 13, LINGER_RESET)\n",
+        "",
+    ),
+    Mutant(
+        "reset_overtakes_bytes",  # SO_LINGER(1, 0) throws away what the slow side has not acknowledged
+        "        if unacknowledged_bytes(survivor.descriptor):\n            return False\n",
+        "",
+    ),
+    Mutant(
+        "eaten_error_passes_for_fin",
+        "        if self.broken:\n            self.pair.drained(self)\n            return\n        self.read_eof",
+        "        self.read_eof",
+    ),
+    Mutant(
+        "half_close_closes_both",
+        "        if peer.read_eof:\n"
+        "            if not finished.full:\n"
+        "                self.close(False)\n"
+        "            return\n",
+        "        self.close(False)\n        return\n",
+    ),
+    Mutant(
+        "reader_not_resumed_after_flush",
+        "        elif peer.readable:\n            peer.pump()\n",
+        "",
+    ),
+    Mutant(
+        "reset_of_half_closed_idle_connection_unseen",
+        "            if events & EPOLLERR and (self.read_eof or pair.state != RELAYING):\n"
+        "                self.failed()  # no read will ever tell\n            elif",
+        "            if",
+    ),
+]
+
+
+@pytest.fixture
+def loopback(sandboxed: None, worker_id: str) -> Iterator[Namespace]:
+    """A namespace whose loopback has the MTU of an Ethernet: with 64 KiB segments a small receive buffer crawls."""
+    namespace = Namespace(f"{worker_id}-loopback")
+    ip_batch(["ip", "-batch", "-"], [f"netns add {namespace.name}"])
+    namespace.ip("link set lo up mtu 1500")
+    answer_every_stray_reset(namespace)
+    yield namespace
+    namespace.close()
+    ip_batch(["ip", "-batch", "-"], [f"netns del {namespace.name}"])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_relay_without_a_precaution_is_found_out(loopback: Namespace, tmp_path: Path, mutant: Mutant) -> None:
+    """A few batches are enough to see that something is missing."""
+    mutant.make(tmp_path)
+    with (
+        Lanes(LANES, loopback_places(loopback)) as lanes,
+        WorkerRelay(loopback, lanes, "interpreted", tmp_path) as relay,
+    ):
+        talked = lanes.lanes[0].judge(SMALL_TALK, HANG_LIMIT_S).relayed
+        assert (talked.client.received_bytes, talked.server.received_bytes) == (1, 1), "it does not even relay a byte"
+        verdicts = converse(lanes, BATCHES, HANG_LIMIT_S, same_every_time=True)
+        failed = [verdict for verdict in verdicts if verdict.relay_faults]
+        assert failed or relay.leftovers(), f"{len(verdicts)} scripts saw nothing wrong"
+
+
+def test_unchanged_copy_passes(loopback: Namespace, tmp_path: Path) -> None:
+    """What the mutants are compared with: the same copy without a change, the same scripts."""
+    Mutant("none", "RESET_DEADLINE_MS: Final", "RESET_DEADLINE_MS: Final").make(tmp_path)
+    with (
+        Lanes(LANES, loopback_places(loopback)) as lanes,
+        WorkerRelay(loopback, lanes, "interpreted", tmp_path) as relay,
+    ):
+        verdicts = converse(lanes, BATCHES, same_every_time=True)
+        assert not [str(verdict) for verdict in verdicts if verdict.relay_faults]
+        assert not relay.leftovers()
