@@ -8,13 +8,12 @@ never has more than MAX_DESCRIPTORS.
 from __future__ import annotations
 
 import array
-import asyncio
 import json
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 PROTOCOL_VERSION = 1
 MAX_DESCRIPTORS = 16
@@ -22,6 +21,18 @@ MAX_FRAME_BYTES = 64 << 20
 _READ_BYTES = 1 << 16
 
 Message = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """What a channel needs of an event loop; an asyncio loop is one."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+    def add_writer(self, fd: int, callback: Callable[[], object], /) -> object: ...
+
+    def remove_writer(self, fd: int, /) -> object: ...
 
 
 class ChannelError(Exception):
@@ -46,10 +57,10 @@ class Channel:
         self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self._incoming = bytearray()
         self._descriptors: deque[int] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Watcher | None = None
         self._writing = False
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self, loop: Watcher) -> None:
         """Read from now on."""
         self._loop = loop
         loop.add_reader(self._sock.fileno(), self._on_readable)

@@ -1,14 +1,13 @@
 """The worker program: `python -m lbd.dataplane.worker CHANNEL_FD USER`.
 
-One process per CPU, with its own event loop and relay. It holds no privilege, reads no configuration and knows no
-Kubernetes: the supervisor sends it services, members, weights and listening sockets over the channel. When the
-supervisor vanishes, it stops accepting at once, drains what it has, and exits.
+One process per CPU, with the relay's own event loop and nothing of asyncio. It holds no privilege, reads no
+configuration and knows no Kubernetes: the supervisor sends it services, members, weights and listening sockets over the
+channel. When the supervisor vanishes, it stops accepting at once, drains what it has, and exits.
 """
 
 from __future__ import annotations
 
 import _socket
-import asyncio
 import gc
 import os
 import resource
@@ -17,9 +16,8 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
-
-import uvloop
 
 from lbd import form
 from lbd.balancing.balancer import Balancer
@@ -39,15 +37,38 @@ DESCRIPTOR_HEADROOM = 40
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
+class _Watcher:
+    """The reactor as what the channel needs of an event loop."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._callbacks: dict[int, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {}
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> None:
+        self._watch(fd, callback, self._callbacks.get(fd, (None, None))[1])
+
+    def remove_reader(self, fd: int, /) -> None:
+        self._watch(fd, None, self._callbacks.get(fd, (None, None))[1])
+
+    def add_writer(self, fd: int, callback: Callable[[], object], /) -> None:
+        self._watch(fd, self._callbacks.get(fd, (None, None))[0], callback)
+
+    def remove_writer(self, fd: int, /) -> None:
+        self._watch(fd, self._callbacks.get(fd, (None, None))[0], None)
+
+    def _watch(self, fd: int, readable: Callable[[], object] | None, writable: Callable[[], object] | None) -> None:
+        self._callbacks[fd] = (readable, writable)
+        self._reactor.watch(fd, readable, writable)
+
+
 class Worker:
     """Carries out what the supervisor's messages say."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, channel_socket: socket.socket) -> None:
-        self._loop = loop
+    def __init__(self, channel_socket: socket.socket) -> None:
         self._channel = Channel(channel_socket, self._on_message, self._on_end)
         self._descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._base_descriptors = len(os.listdir("/proc/self/fd")) - 1  # the listing itself holds one
-        self._reactor = Reactor(loop.call_soon, loop.call_later, self._report_fault, 0)
+        self._reactor = Reactor(self._report_fault, 0)
         self._relay = Relay(self._reactor)
         self._members: dict[int, Member] = {}
         self._algorithms: dict[int, str] = {}
@@ -57,19 +78,14 @@ class Worker:
         self._drain_timeout_s = 60.0
         self._next_tick_s = 0.0
         self._was_paused = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._draining: asyncio.Task[None] | None = None
-        self._finished = asyncio.Event()
+        self._ticking = self._reactor.chore(self._tick)
+        self._exit_at_s: float | None = None
+        """Once the supervisor has gone: when the drain ends at the latest."""
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """Work until the supervisor says `exit`, or has gone and the last connection has ended."""
-        self._loop.add_reader(self._reactor.poller.fileno(), self._reactor.on_readable)
-        self._channel.start(self._loop)
-        await self._finished.wait()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._draining is not None:
-            await self._draining
+        self._channel.start(_Watcher(self._reactor))
+        self._reactor.run()
 
     # What the supervisor says.
 
@@ -96,7 +112,7 @@ class Worker:
         self._base_descriptors += 3  # the relay's epoll, the map, and the copy that mmap keeps of it
         self._size_limit()
         self._next_tick_s = time.monotonic()
-        self._tick()
+        self._ticking.due_ms = self._tick(0)
         self._channel.send({"type": "ready", "form": form.running(), "protocol": PROTOCOL_VERSION})
 
     def _on_service(self, message: Message, descriptors: list[int]) -> None:
@@ -186,7 +202,7 @@ class Worker:
         self._channel.send({"type": "ack", "generation": message["generation"]})
 
     def _on_exit(self, message: Message, descriptors: list[int]) -> None:
-        self._finished.set()
+        self._reactor.stop()
 
     # What the worker says by itself.
 
@@ -202,13 +218,12 @@ class Worker:
         spare = self._base_descriptors + DESCRIPTOR_HEADROOM + 2 * len(self._relay.listeners)
         self._reactor.socket_limit = max(2, self._descriptor_limit - spare)
 
-    def _tick(self) -> None:
+    def _tick(self, _now_ms: int) -> int:
         now_s = time.monotonic()
         lag_s = max(0.0, now_s - self._next_tick_s)
         self._next_tick_s += TICK_MS / 1000
         if self._next_tick_s <= now_s:  # missed ticks are not made up for: one at once would report no lag at all
             self._next_tick_s = now_s + TICK_MS / 1000
-        self._timer = self._loop.call_later(self._next_tick_s - now_s, self._tick)
         self._reactor.tick(int(now_s * 1000))
         if self._counters is not None:
             self._write_row(now_s, lag_s)
@@ -218,6 +233,9 @@ class Worker:
             self._channel.send(
                 {"type": "accepting", "accepting": not self._was_paused, "used": used, "limit": self._descriptor_limit}
             )
+        if self._exit_at_s is not None:
+            self._drain(now_s, self._exit_at_s)
+        return int(self._next_tick_s * 1000)
 
     def _write_row(self, now_s: float, lag_s: float) -> None:
         assert self._counters is not None
@@ -242,24 +260,24 @@ class Worker:
             print(f"lbd worker {os.getpid()}: {error!r}; draining", file=sys.stderr, flush=True)
         for identity in list(self._relay.listeners):
             self._relay.abandon(identity)
-        self._draining = self._loop.create_task(self._drain(), name="drain after the supervisor's end")
+        self._exit_at_s = time.monotonic() + self._drain_timeout_s
+        if not self._ticking.due_ms:  # it was never even greeted
+            self._reactor.stop()
 
-    async def _drain(self) -> None:
-        deadline_s = time.monotonic() + self._drain_timeout_s
-        while self._reactor.sockets and time.monotonic() < deadline_s:  # noqa: ASYNC110  # the relay tells nobody
-            await asyncio.sleep(TICK_MS / 1000)
-        self._relay.reset_connections(-1)
-        self._finished.set()
+    def _drain(self, now_s: float, deadline_s: float) -> None:
+        if not self._reactor.sockets or now_s >= deadline_s:
+            self._relay.reset_connections(-1)
+            self._reactor.stop()
 
 
-async def serve(channel_descriptor: int) -> None:
+def serve(channel_descriptor: int) -> None:
     """Run a worker on the channel behind an inherited descriptor."""
-    worker = Worker(asyncio.get_running_loop(), socket.socket(fileno=channel_descriptor))
+    worker = Worker(socket.socket(fileno=channel_descriptor))
     # A closed connection leaves no reference cycle, so the cyclic collector would only cost pauses.
     gc.collect()
     gc.freeze()
     gc.disable()
-    await worker.run()
+    worker.run()
 
 
 def main(arguments: list[str]) -> None:
@@ -267,7 +285,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's business
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     privileges.drop_all(arguments[2])
-    uvloop.run(serve(int(arguments[1])))
+    serve(int(arguments[1]))
 
 
 if __name__ == "__main__":

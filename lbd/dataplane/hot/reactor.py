@@ -1,9 +1,12 @@
-"""One edge-triggered epoll for all sockets of a worker, hung under the event loop with a single reader.
+"""A worker's event loop: one edge-triggered epoll for all its sockets, and the turns, timers and chores beside it.
 
 It owns what connections share: the table of handlers by descriptor, the wheel, the tallies to flush, the bytes held for
 slow peers, and the order inside a batch of events: handlers first, then descriptors are really closed, then
 connections are accepted. Closing any earlier would let a stale event of the same batch reach a new connection that
 got the same number (measured: 8 of 30,000 clients reset).
+
+There is no other loop around it: hung under uvloop it cost a second epoll_wait and a nested wake-up for every batch
+(ADR 0008).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ BATCH: Final = 512
 BUFFER_BYTES: Final = 262144
 PENDING_LIMIT_BYTES: Final = 64 << 20
 """Bytes that a worker holds for slow peers, in all. Reads shrink from half of it on, and pause at it."""
-ACK_POLL_S: Final = 0.005
+ACK_POLL_MS: Final = 5
+MAX_SLEEP_MS: Final = 1000
 
 
 class Handler:
@@ -47,6 +51,35 @@ class Handler:
 
     def on_fault(self) -> None:
         """Give up what this stands for: an unexpected exception came out of one of the methods above."""
+
+
+class Watch(Handler):
+    """A descriptor whose readiness is told to functions: for what is not a client's or member's socket."""
+
+    __slots__ = ("readable", "writable")
+
+    def __init__(self, readable: Callable[[], object] | None, writable: Callable[[], object] | None) -> None:
+        self.readable: Callable[[], object] | None = readable
+        self.writable: Callable[[], object] | None = writable
+
+    def on_event(self, events: int) -> None:
+        """Tell the function, or both."""
+        readable = self.readable
+        if readable is not None and events & READABLE:
+            readable()
+        writable = self.writable
+        if writable is not None and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            writable()
+
+
+class Chore:
+    """Something to do at `due_ms` (0: not due). `run(now_ms)` returns when it is due again."""
+
+    __slots__ = ("due_ms", "run")
+
+    def __init__(self, run: Callable[[int], int]) -> None:
+        self.run: Callable[[int], int] = run
+        self.due_ms: int = 0
 
 
 class Acceptor(Handler):
@@ -76,23 +109,33 @@ class Acknowledgement:
 
 
 class Reactor:
-    """See the module. `call_soon` and `call_later` are the event loop's; `on_fault` hears of unexpected exceptions."""
+    """See the module. `on_fault` hears of unexpected exceptions."""
 
     __slots__ = (
-        "_accepting", "_acks_scheduled", "_call_later", "_call_soon", "_closing", "_handlers", "_on_fault", "_poll",
-        "_ready", "_turn_scheduled", "acceptors", "acks", "dirty", "held_bytes", "now_ms", "paused", "poller",
-        "read_bytes", "socket_limit", "sockets", "starved", "wheel",
+        "_accepting",
+        "_ack_chore",
+        "_chores",
+        "_closing",
+        "_handlers",
+        "_on_fault",
+        "_poll",
+        "_ready",
+        "_stopped",
+        "acceptors",
+        "acks",
+        "dirty",
+        "held_bytes",
+        "now_ms",
+        "paused",
+        "poller",
+        "read_bytes",
+        "socket_limit",
+        "sockets",
+        "starved",
+        "wheel",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        call_soon: Callable[..., Any],
-        call_later: Callable[..., Any],
-        on_fault: Callable[[str, BaseException], None],
-        socket_limit: int,
-    ) -> None:
-        self._call_soon: Callable[..., Any] = call_soon
-        self._call_later: Callable[..., Any] = call_later
+    def __init__(self, on_fault: Callable[[str, BaseException], None], socket_limit: int) -> None:
         self._on_fault: Callable[[str, BaseException], None] = on_fault
         self.poller: Any = select.epoll()
         self._poll: Any = self.poller.poll
@@ -100,8 +143,9 @@ class Reactor:
         self._closing: list[_socket.socket] = []
         self._accepting: list[Acceptor] = []
         self._ready: list[Handler] = []
-        self._turn_scheduled: bool = False
-        self._acks_scheduled: bool = False
+        self._stopped: bool = False
+        self._chores: list[Chore] = []
+        self._ack_chore: Chore = self.chore(self._check_acks)
         self.acks: list[Acknowledgement] = []
         self.acceptors: list[Acceptor] = []
         self.dirty: list[Tally] = []
@@ -149,9 +193,60 @@ class Reactor:
     def await_acknowledgement(self, waiting: Acknowledgement) -> None:
         """Ask `waiting.check()` every few milliseconds until it says True."""
         self.acks.append(waiting)
-        if not self._acks_scheduled:
-            self._acks_scheduled = True
-            self._call_later(ACK_POLL_S, self._check_acks)
+        if not self._ack_chore.due_ms:
+            self._ack_chore.due_ms = self.now_ms + ACK_POLL_MS
+
+    def chore(self, run: Callable[[int], int]) -> Chore:
+        """Return a new chore, which is not due yet; set its `due_ms`. An exception out of `run` goes to `on_fault`,
+        and the chore is not due any more."""
+        chore = Chore(run)
+        self._chores.append(chore)
+        return chore
+
+    def watch(
+        self, descriptor: int, readable: Callable[[], object] | None, writable: Callable[[], object] | None
+    ) -> None:
+        """Call a function whenever a descriptor is readable or writable (level-triggered); None and None: no more."""
+        if descriptor < len(self._handlers):
+            self.forget(descriptor)
+        mask = (EPOLLIN if readable is not None else 0) | (EPOLLOUT if writable is not None else 0)
+        if mask:
+            self.add(descriptor, Watch(readable, writable), mask)
+
+    def run(self) -> None:
+        """Handle events, turns and chores until `stop`."""
+        self._stopped = False
+        while not self._stopped:
+            self.turn()
+
+    def stop(self) -> None:
+        """Have `run` return when the batch that runs now is over."""
+        self._stopped = True
+
+    def turn(self) -> None:
+        """Wait until there is something to do, and do it: the events of one batch, then the turns of those who were
+        put behind the others, then the chores that are due."""
+        timeout_ms = 0
+        if not self._ready:
+            due_ms = self.now_ms + MAX_SLEEP_MS
+            for chore in self._chores:
+                if 0 < chore.due_ms < due_ms:
+                    due_ms = chore.due_ms
+            timeout_ms = max(due_ms - time.monotonic_ns() // 1000000, 0)
+        self.on_readable(timeout_ms)
+        if self._ready:
+            self._run_turns()
+        for chore in self._chores:
+            if 0 < chore.due_ms <= self.now_ms:
+                self._run_chore(chore)
+
+    def _run_chore(self, chore: Chore) -> None:
+        chore.due_ms = 0
+        try:
+            chore.due_ms = chore.run(self.now_ms)
+        except Exception as error:  # noqa: BLE001  # see on_readable
+            self._on_fault("chore", error)
+        self._end_batch()
 
     def hold(self, change: int) -> None:
         """Count bytes that are held for a slow peer (negative: no longer held), and size the reads accordingly."""
@@ -169,11 +264,11 @@ class Reactor:
             self._ready.extend(self.starved)
             self.starved.clear()
 
-    def on_readable(self) -> int:
-        """Handle one batch of events, and return how many; the event loop's reader of the epoll descriptor."""
-        self.now_ms = time.monotonic_ns() // 1000000
+    def on_readable(self, timeout_ms: int) -> int:
+        """Wait at most so long for events, handle one batch of them, and return how many they were."""
         handlers = self._handlers
-        batch = self._poll(0, BATCH)
+        batch = self._poll(timeout_ms / 1000, BATCH)
+        self.now_ms = time.monotonic_ns() // 1000000
         for descriptor, events in batch:
             handler = handlers[descriptor]
             if handler is not None:
@@ -185,13 +280,13 @@ class Reactor:
         return len(batch)
 
     def tick(self, now_ms: int) -> None:
-        """Fire the timers that are due; call every wheel.TICK_MS.
+        """Fire the timers that are due; to be called every wheel.TICK_MS.
 
         Events come first: after a standstill of this process, bytes and answers that came in time wait behind timers
         that ran out meanwhile, and a connection would be taken for idle, or a member for silent, that is not.
         """
         for _ in range(self.sockets // BATCH + 1):
-            if self.on_readable() < BATCH:
+            if self.on_readable(0) < BATCH:
                 break
         self.now_ms = now_ms
         self.wheel.advance(now_ms)
@@ -224,8 +319,6 @@ class Reactor:
             self._on_fault("cleanup", second)
 
     def _run_turns(self) -> None:
-        self._turn_scheduled = False
-        self.now_ms = time.monotonic_ns() // 1000000
         ready = self._ready
         self._ready = []
         for handler in ready:
@@ -235,9 +328,7 @@ class Reactor:
                 self._fault(handler, error)
         self._end_batch()
 
-    def _check_acks(self) -> None:
-        self._acks_scheduled = False
-        self.now_ms = time.monotonic_ns() // 1000000
+    def _check_acks(self, now_ms: int) -> int:
         waiting = self.acks
         self.acks = []
         for one in waiting:
@@ -246,10 +337,7 @@ class Reactor:
                     self.acks.append(one)
             except Exception as error:  # noqa: BLE001  # see on_readable
                 self._on_fault("acknowledgement", error)
-        if self.acks:
-            self._acks_scheduled = True
-            self._call_later(ACK_POLL_S, self._check_acks)
-        self._end_batch()
+        return now_ms + ACK_POLL_MS if self.acks else 0
 
     def _end_batch(self) -> None:
         self._close_all()
@@ -266,9 +354,6 @@ class Reactor:
             for tally in self.dirty:
                 tally.flush()
             self.dirty.clear()
-        if self._ready and not self._turn_scheduled:
-            self._turn_scheduled = True
-            self._call_soon(self._run_turns)
 
     def _close_all(self) -> None:
         if self._closing:
