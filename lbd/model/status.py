@@ -24,6 +24,30 @@ class ConnectError(StrEnum):
     LOCAL = "local"
 
 
+class Rejection(StrEnum):
+    """Why a client's connection, flow or datagram was not served, other than for want of a member."""
+
+    SOURCE_RANGES = "source_ranges"
+    MAX_CONNECTIONS = "max_connections"
+    MAX_CONNECTIONS_PER_CLIENT = "max_connections_per_client"
+    CONNECTION_RATE = "connection_rate"
+    CONNECTION_RATE_PER_CLIENT = "connection_rate_per_client"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    PROXY_HEADER = "proxy_header"
+    MAX_THROUGHPUT = "max_throughput"
+    """UDP only: a datagram above the limit is dropped; TCP is made slower instead."""
+
+
+class Ending(StrEnum):
+    """Which timeout ended a connection with a reset."""
+
+    IDLE = "idle"
+    CLIENT_HALF_CLOSED = "client_half_closed"
+    MEMBER_HALF_CLOSED = "member_half_closed"
+    LIFETIME = "lifetime"
+
+
 class VipState(StrEnum):
     """Where a VIP is on its way to being owned."""
 
@@ -53,7 +77,10 @@ class VipStatus:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Counters of a virtual service or of a member. `received` came from clients, `sent` went to clients."""
+    """Counters of a virtual service or of a member. `received` came from clients, `sent` went to clients.
+
+    Of a UDP service, connections are flows. From `queued` on they are of virtual services only.
+    """
 
     active_connections: int = 0
     connections_total: int = 0
@@ -63,6 +90,18 @@ class Traffic:
     unserved_total: int = 0
     """Client connections that were reset because no member could be reached (virtual services only)."""
     connect_errors_total: dict[ConnectError, int] = field(default_factory=dict)
+    received_datagrams_total: int = 0
+    sent_datagrams_total: int = 0
+    queued: int = 0
+    """Connections that wait for a place under a limit."""
+    rejected_total: dict[Rejection, int] = field(default_factory=dict)
+    timed_out_total: dict[Ending, int] = field(default_factory=dict)
+    evicted_flows_total: int = 0
+    """UDP flows that made room for others."""
+    moved_flows_total: int = 0
+    """UDP flows that got another member, because theirs was unreachable or down."""
+    persistence_entries: int = 0
+    persistence_evictions_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
