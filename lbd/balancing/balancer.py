@@ -33,11 +33,13 @@ class Balancer:
     """Picks a member of one pool for each new connection. One per worker and virtual service; not shared by threads.
 
     `weights[i]` is the effective weight of the member at position `i` of the pool; 0 means not eligible now. Only
-    the ratios matter. Change them through `set_weights` only.
+    the ratios matter. Change them through `set_weights` only. `now_ms` is the monotonic time; the relay sets it before it
+    asks for a pick.
     """
 
     def __init__(self, weights: list[int]) -> None:
         self.weights: list[int] = checked_weights(weights)
+        self.now_ms: int = 0
 
     def set_weights(self, weights: list[int]) -> None:
         """Replace the weights: a member went up or down, or slow start ticked. What was learnt so far is kept.
@@ -48,6 +50,9 @@ class Balancer:
         if len(weights) != len(self.weights):
             raise ValueError(f"{len(weights)} weights for a pool of {len(self.weights)} members")
         self.weights = checked_weights(weights)
+
+    def observe(self, member: int, connect_us: int, now_ms: int) -> None:
+        """Learn that connecting to a member took so long. Here: nothing is learnt from it."""
 
     def pick(self, client: str, tried: list[int]) -> int:
         """Return the position of the member for a new connection, or -1 when every eligible one was tried.

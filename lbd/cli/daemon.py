@@ -58,7 +58,10 @@ class Daemon:
         )
         self._health = HealthChecker(self._on_health_change, rng=random.Random())
         self._data_path = RelayDataPath(
-            engine.workers, engine.drain_timeout_s, self._health.report_passive, lambda: self._supervisor.wake()
+            engine.workers,
+            engine.drain_timeout_s,
+            lambda key, error, in_a_row: self._supervisor.member_failed(key, error, in_a_row),
+            lambda: self._supervisor.wake(),
         )
         self._supervisor = Supervisor(desired, self._data_path, self._announcer, self._health)
         self._source = FileSource(paths_of, desired)

@@ -11,12 +11,12 @@ import mmap
 import os
 from collections.abc import Iterable
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 MAGIC = 0x6C62642D6D6170  # "lbd-map"
 
 HEADER_SLOTS = 512  # one page of 64-bit slots
 ROW_HEADER_SLOTS = 512
-SLOT_FIELDS = 16
+SLOT_FIELDS = 32
 MAX_SERVICES = 4096
 MAX_MEMBERS = 65536
 ROW_SLOTS = ROW_HEADER_SLOTS + SLOT_FIELDS * (MAX_SERVICES + MAX_MEMBERS)
@@ -32,7 +32,26 @@ ACTIVE, TOTAL, RECEIVED_BYTES, SENT_BYTES, RETRIES, UNSERVED = range(6)
 ERRORS = 6
 """The first of five fields, one per `ConnectError` in the order of `ERROR_ORDER`."""
 ERROR_ORDER = ("refused", "reset", "timed_out", "unreachable", "local")
-USED_FIELDS = ERRORS + len(ERROR_ORDER)
+RECEIVED_DATAGRAMS, SENT_DATAGRAMS, QUEUED, EVICTED_FLOWS, MOVED_FLOWS, EVICTED_ENTRIES = range(11, 17)
+REJECTED = 17
+"""The first of nine fields, one per `Rejection` in the order of `REJECTION_ORDER`."""
+REJECTION_ORDER = (
+    "source_ranges",
+    "max_connections",
+    "max_connections_per_client",
+    "connection_rate",
+    "connection_rate_per_client",
+    "queue_full",
+    "queue_timeout",
+    "proxy_header",
+    "max_throughput",
+)
+TIMED_OUT = REJECTED + len(REJECTION_ORDER)
+"""The first of four fields, one per `Ending` in the order of `ENDING_ORDER`."""
+ENDING_ORDER = ("idle", "client_half_closed", "member_half_closed", "lifetime")
+USED_FIELDS = TIMED_OUT + len(ENDING_ORDER)
+GAUGES = (ACTIVE, QUEUED)
+"""Fields that say how many there are now: they die with their worker. All others are totals."""
 
 
 def row_base(row: int) -> int:
@@ -104,8 +123,9 @@ class CounterMap:
         pairs += [(member_base(row, slot), member_base(RETIRED_ROW, slot)) for slot in member_slots]
         view = self.view
         for source, target in pairs:
-            for field in range(TOTAL, USED_FIELDS):
-                view[target + field] += view[source + field]
+            for field in range(USED_FIELDS):
+                if field not in GAUGES:
+                    view[target + field] += view[source + field]
             for field in range(USED_FIELDS):
                 view[source + field] = 0
         base = row_base(row)

@@ -17,24 +17,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from lbd import form
-from lbd.balancing.balancer import Balancer
-from lbd.balancing.consistent_hash import ConsistentHash
-from lbd.balancing.least_connections import LeastConnections
-from lbd.balancing.round_robin import RoundRobin
 from lbd.dataplane import counters, privileges
 from lbd.dataplane.channel import PROTOCOL_VERSION, Channel, ChannelError, Message
+from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.relay import Relay
-from lbd.dataplane.hot.service import Member, Service
-from lbd.dataplane.hot.tally import Tally
 from lbd.dataplane.hot.wheel import TICK_MS
+from lbd.dataplane.services import ServiceBuilder
 
 DESCRIPTOR_HEADROOM = 40
 """Descriptors kept free for everything that is not a client's or member's socket."""
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class _Watcher:
@@ -70,11 +64,8 @@ class Worker:
         self._base_descriptors = len(os.listdir("/proc/self/fd")) - 1  # the listing itself holds one
         self._reactor = Reactor(self._report_fault, 0)
         self._relay = Relay(self._reactor)
-        self._members: dict[int, Member] = {}
-        self._algorithms: dict[int, str] = {}
         self._counters: counters.CounterMap | None = None
         self._row = 0
-        self._index = 0
         self._drain_timeout_s = 60.0
         self._next_tick_s = 0.0
         self._was_paused = False
@@ -107,7 +98,7 @@ class Worker:
             raise ChannelError(f"the supervisor speaks protocol {message['protocol']}, this worker {PROTOCOL_VERSION}")
         self._counters = counters.CounterMap.open(descriptors[0])
         self._row = message["row"]
-        self._index = message["index"]
+        self._builder = ServiceBuilder(self._relay, self._counters, self._row, message["index"], self._report_failure)
         self._drain_timeout_s = message["drain_timeout_s"]
         self._base_descriptors += 3  # the relay's epoll, the map, and the copy that mmap keeps of it
         self._size_limit()
@@ -116,61 +107,15 @@ class Worker:
         self._channel.send({"type": "ready", "form": form.running(), "protocol": PROTOCOL_VERSION})
 
     def _on_service(self, message: Message, descriptors: list[int]) -> None:
-        """Add a service, or change its pool and timeouts; connections stay as they are."""
-        assert self._counters is not None
-        slot = message["slot"]
-        service = self._relay.services.get(slot)
-        if service is None:
-            tally = Tally(self._counters.view, counters.service_base(self._row, slot))
-            service = Service(slot, message["name"], tally, self._counters.view, self._report_failure)
-            self._relay.services[slot] = service
-        service.connect_ms = message["connect_ms"]
-        service.idle_ms = message["idle_ms"]
-        members = [self._member(entry) for entry in message["members"]]
-        weights: list[int] = message["weights"]
-        if service.members == members and self._algorithms.get(slot) == message["algorithm"] != "consistent_hash":
-            service.set_weights(weights)  # the balancer stays, and with it whose turn it is
-            return
-        self._algorithms[slot] = message["algorithm"]
-        own_active = [member.active for member in members]
-        other_active = [0] * len(members)
-        balancer = self._balancer(message["algorithm"], weights, own_active, other_active, descriptors)
-        load_bases: list[list[int]] = []
-        if isinstance(balancer, LeastConnections):
-            others = [row for row in range(1, self._counters.rows) if row != self._row]
-            load_bases = [[counters.member_base(row, member.slot) for row in others] for member in members]
-        service.set_pool(members, balancer, own_active, other_active, load_bases)
-
-    def _member(self, entry: dict[str, Any]) -> Member:
-        """Return the member of a slot: the same one as before, as long as the slot means the same endpoint."""
-        assert self._counters is not None
-        slot, family = entry["slot"], _FAMILIES[entry["family"]]
-        member = self._members.get(slot)
-        if member is None or member.address != (entry["address"], entry["port"]):
-            tally = Tally(self._counters.view, counters.member_base(self._row, slot))
-            member = self._members[slot] = Member(slot, family, entry["address"], entry["port"], tally)
-        return member
-
-    def _balancer(
-        self, algorithm: str, weights: list[int], own: list[int], others: list[int], descriptors: list[int]
-    ) -> Balancer:
-        if algorithm == "consistent_hash" and descriptors:  # a pool without members has no table
-            # A copy, not a mapping: mmap would hold a descriptor for each service.
-            table = os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0)
-            os.close(descriptors[0])
-            return ConsistentHash(weights, memoryview(table).cast("H"))
-        if algorithm == "least_connections":
-            return LeastConnections(weights, own, others, (self._index + 1) * 0x9E3779B9)
-        return RoundRobin(weights, self._index)
+        self._builder.set(message, descriptors)
 
     def _on_weights(self, message: Message, descriptors: list[int]) -> None:
-        service = self._relay.services.get(message["slot"])
-        if service is not None and [member.slot for member in service.members] == message["members"]:
-            service.set_weights(message["weights"])
+        self._builder.set_weights(message)
 
     def _on_listen(self, message: Message, descriptors: list[int]) -> None:
         sock = _socket.socket(fileno=descriptors[0])
-        self._relay.listen(message["listener"], message["slot"], sock, message["accepting"])
+        lane = Lane(None, None)
+        self._relay.listen(message["listener"], message["slot"], lane, sock, message["accepting"])
         self._size_limit()
 
     def _on_accepting(self, message: Message, descriptors: list[int]) -> None:
@@ -185,20 +130,18 @@ class Worker:
         self._channel.send({"type": "unlistened", "listener": message["listener"]})
 
     def _on_remove(self, message: Message, descriptors: list[int]) -> None:
-        """Forget a service; its connections go on until they end or are reset."""
-        self._relay.services.pop(message["slot"], None)
-        self._algorithms.pop(message["slot"], None)
+        self._builder.remove(message["slot"])
 
     def _on_reset(self, message: Message, descriptors: list[int]) -> None:
-        reset = self._relay.reset_connections(message["slot"])
+        if message["member"] is None:
+            reset = self._relay.reset_connections(message["slot"])
+        else:
+            reset = self._relay.reset_member(message["slot"], message["member"])
         self._channel.send({**message, "type": "reset_done", "connections": reset})
 
     def _on_generation(self, message: Message, descriptors: list[int]) -> None:
         """Everything up to this generation has been carried out: say so, and forget the members that nobody uses."""
-        in_pools = {member.slot for service in self._relay.services.values() for member in service.members}
-        unused = [slot for slot, member in self._members.items() if slot not in in_pools and not member.active]
-        for slot in unused:
-            del self._members[slot]
+        self._builder.forget_unused_members()
         self._channel.send({"type": "ack", "generation": message["generation"]})
 
     def _on_exit(self, message: Message, descriptors: list[int]) -> None:
@@ -206,8 +149,9 @@ class Worker:
 
     # What the worker says by itself.
 
-    def _report_failure(self, member_slot: int, error: int) -> None:
-        self._channel.send({"type": "failure", "member": member_slot, "error": counters.ERROR_ORDER[error]})
+    def _report_failure(self, member_slot: int, error: int, in_a_row: int) -> None:
+        kind = counters.ERROR_ORDER[error]
+        self._channel.send({"type": "failure", "member": member_slot, "error": kind, "in_a_row": in_a_row})
 
     def _report_fault(self, where: str, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error))

@@ -233,7 +233,7 @@ UDP_IDLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """TCP keep-alive toward one side: a probe after `idle_s`, then one each `interval_s`; dead after `probes` of them."""
+    """TCP keep-alive toward one side: a probe after `idle_s`, then one each `interval_s`; dead after `probes`."""
 
     idle_s: int = 60
     interval_s: int = 10

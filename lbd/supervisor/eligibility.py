@@ -18,6 +18,8 @@ class Verdict:
 
     weight: int
     reason: str = ""
+    down: bool = False
+    """It gets nothing because it does not work, not because somebody wants it so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class PoolVerdict:
     def weights(self) -> list[int]:
         """The scaled weights."""
         return [verdict.weight for verdict in self.members]
+
+    @property
+    def down(self) -> list[bool]:
+        """Which members get nothing because they do not work."""
+        return [verdict.down for verdict in self.members]
 
 
 def judge(
@@ -75,7 +82,7 @@ def _judge_member(
         return Verdict(0, f"admin_state is {member.admin_state}")
     seen = health[member.endpoint]
     if seen.health is not Health.UP and not serve_all:
-        return Verdict(0, f"health is {seen.health}: {seen.reason}")
+        return Verdict(0, f"health is {seen.health}: {seen.reason}", down=seen.health is Health.DOWN)
     slow_start_s = service.pool.slow_start_s
     came_up_s = up_since_s.get(member.endpoint)
     if came_up_s is None or service.pool.algorithm is Algorithm.CONSISTENT_HASH:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from lbd.balancing.consistent_hash import build_table
 from lbd.dataplane import counters
 from lbd.dataplane.channel import Message
 from lbd.model.address import Endpoint
-from lbd.model.desired import AdminState, Algorithm, MemberKey, Pool, VirtualService
+from lbd.model.desired import MemberKey, Pool, VirtualService
 from lbd.model.status import ConnectError, Traffic, WorkerStatus
 from lbd.supervisor.listeners import ListeningSocket
 from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
+from lbd.supervisor.service_message import hash_members, hash_table, service_message
 from lbd.supervisor.slots import Slots, SlotsExhaustedError
+from lbd.supervisor.traffic import traffic_of
 from lbd.supervisor.undelivered import undelivered
 from lbd.supervisor.worker_pool import Loan, WorkerPool
 from lbd.supervisor.worker_process import WorkerProcess, WorkerState
@@ -38,6 +39,7 @@ class _Opened:
     service: VirtualService
     slot: int
     weights: list[int]
+    down: list[bool]
     sockets: list[ListeningSocket]
     table: int | None = None
     """Descriptor of the consistent-hash table's memory, which the workers map."""
@@ -86,7 +88,7 @@ class RelayDataPath:
         """End the workers at once."""
         self._pool.kill()
 
-    async def open(self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int) -> None:
+    async def open(self, handle: Handle, service: VirtualService, weights: Sequence[int], down: Sequence[bool]) -> None:
         """Bind, and give the service to every worker, holding new connections.
 
         Raises:
@@ -99,13 +101,13 @@ class RelayDataPath:
                 sockets.append(ListeningSocket(next(self._identities), service.listen))
                 sockets[-1].listen()
             slot = self._service_slots.take(handle)
-            table = await _hash_table(service.pool)
+            table = await hash_table(service.pool)
         except (OSError, SlotsExhaustedError):
             self._service_slots.release(handle, self._generation)
             for sock in sockets:
                 sock.close()
             raise
-        opened = _Opened(service, slot, list(weights), sockets, table)
+        opened = _Opened(service, slot, list(weights), list(down), sockets, table)
         self._opened[handle] = opened
         try:
             message = self._service_message(handle, opened)
@@ -117,11 +119,18 @@ class RelayDataPath:
             self.remove(handle)
             raise
 
-    async def update(self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int) -> None:
+    async def update(
+        self,
+        handle: Handle,
+        service: VirtualService,
+        weights: Sequence[int],
+        down: Sequence[bool],
+        generation: int,
+    ) -> None:
         """Give every worker the changed pool and timeouts; established connections stay as they are."""
         opened = self._opened[handle]
-        if _hash_members(service.pool) != _hash_members(opened.service.pool):
-            old_table, opened.table = opened.table, await _hash_table(service.pool)
+        if hash_members(service.pool) != hash_members(opened.service.pool):
+            old_table, opened.table = opened.table, await hash_table(service.pool)
             if old_table is not None:
                 os.close(old_table)
         kept = {member.endpoint for member in service.pool.members}
@@ -130,16 +139,20 @@ class RelayDataPath:
                 self._member_slots.release((handle, member.endpoint), generation)
         opened.service = service
         opened.weights = list(weights)
+        opened.down = list(down)
         message = self._service_message(handle, opened)
         for worker in self._pool.alive:
             self._send_service(worker, opened, message)
 
-    def set_weights(self, handle: Handle, weights: Sequence[int]) -> None:
-        """Change the effective weights (0: no new connection) of the members, in the order of the pool."""
+    def set_weights(self, handle: Handle, weights: Sequence[int], down: Sequence[bool]) -> None:
+        """Change the effective weights (0: no new connection) of the members, in the order of the pool, and which of
+        them get nothing because they are down."""
         opened = self._opened[handle]
         opened.weights = list(weights)
-        slots = [self._member_slots.take((handle, member.endpoint)) for member in opened.service.pool.members]
-        self._pool.broadcast({"type": "weights", "slot": opened.slot, "members": slots, "weights": opened.weights})
+        opened.down = list(down)
+        slots = self._member_slots_of(handle, opened.service.pool)
+        message = {"type": "weights", "slot": opened.slot, "members": slots}
+        self._pool.broadcast({**message, "weights": opened.weights, "down": opened.down})
 
     def set_acceptance(self, handle: Handle, acceptance: Acceptance) -> None:
         """Accept, hold or refuse new connections.
@@ -192,8 +205,17 @@ class RelayDataPath:
 
     def reset_connections(self, handle: Handle, reason: str) -> None:
         """Reset what is still open; the workers log how many they were."""
-        message = {"type": "reset", "slot": self._opened[handle].slot, "service": handle.name, "reason": reason}
-        self._pool.broadcast(message)
+        self._broadcast_reset(handle, None, None, reason)
+
+    def reset_member(self, handle: Handle, endpoint: Endpoint, reason: str) -> None:
+        """Reset what is still open to one member; the workers log how many they were."""
+        slot = self._member_slots.slot_of((handle, endpoint))
+        if slot is not None:
+            self._broadcast_reset(handle, slot, str(endpoint), reason)
+
+    def _broadcast_reset(self, handle: Handle, member_slot: int | None, member: str | None, reason: str) -> None:
+        names = {"service": handle.name, "endpoint": member, "reason": reason}
+        self._pool.broadcast({"type": "reset", "slot": self._opened[handle].slot, "member": member_slot, **names})
 
     def undelivered(self) -> frozenset[Endpoint]:
         """Where clients have not acknowledged all that was sent to them on connections that have ended since."""
@@ -228,12 +250,12 @@ class RelayDataPath:
     def traffic(self, handle: Handle) -> Traffic:
         """The service's counters over all workers, dead ones included."""
         slot = self._service_slots.slot_of(handle)
-        return Traffic() if slot is None else _traffic(self._pool.counters.service_sums(slot, self._pool.rows))
+        return Traffic() if slot is None else traffic_of(self._pool.counters.service_sums(slot, self._pool.rows))
 
     def member_traffic(self, handle: Handle, endpoint: Endpoint) -> Traffic:
         """The same for one member."""
         slot = self._member_slots.slot_of((handle, endpoint))
-        return Traffic() if slot is None else _traffic(self._pool.counters.member_sums(slot, self._pool.rows))
+        return Traffic() if slot is None else traffic_of(self._pool.counters.member_sums(slot, self._pool.rows))
 
     def workers(self) -> tuple[WorkerStatus, ...]:
         """Describe every worker."""
@@ -272,33 +294,19 @@ class RelayDataPath:
         worker.send(message, [opened.table] if opened.table is not None else [])
 
     def _service_message(self, handle: Handle, opened: _Opened) -> Message:
-        service = opened.service
-        members = [
-            {
-                "slot": self._member_slots.take((handle, member.endpoint)),
-                "family": member.endpoint.family,
-                "address": member.endpoint.address,
-                "port": member.endpoint.port,
-            }
-            for member in service.pool.members
-        ]
-        return {
-            "type": "service",
-            "slot": opened.slot,
-            "name": service.name,
-            "connect_ms": int(service.timeouts.connect_s * 1000),
-            "idle_ms": int(service.timeouts.idle_s * 1000),
-            "algorithm": service.pool.algorithm.value,
-            "members": members,
-            "weights": opened.weights,
-        }
+        slots = self._member_slots_of(handle, opened.service.pool)
+        return service_message(opened.service, opened.slot, slots, opened.weights, opened.down)
+
+    def _member_slots_of(self, handle: Handle, pool: Pool) -> list[int]:
+        return [self._member_slots.take((handle, member.endpoint)) for member in pool.members]
 
     def _on_worker_message(self, worker: WorkerProcess, message: Message) -> None:
         kind = message["type"]
         if kind == "failure":
             owner = self._member_slots.key_of(message["member"])
             if owner is not None:
-                self._on_failure(MemberKey(owner[0].name, owner[1]), ConnectError(message["error"]))
+                key = MemberKey(owner[0].name, owner[1])
+                self._on_failure(key, ConnectError(message["error"]), message["in_a_row"])
         elif kind == "unlistened":
             for opened in self._opened.values():
                 opened.unlistening.discard((worker, message["listener"]))
@@ -326,6 +334,7 @@ class RelayDataPath:
             log.warning(
                 "connections_reset",
                 service=message["service"],
+                member=message["endpoint"],
                 worker=worker.index,
                 connections=message["connections"],
                 reason=message["reason"],
@@ -350,41 +359,3 @@ class RelayDataPath:
         if opened.table is not None:
             os.close(opened.table)
             opened.table = None
-
-
-def _hash_members(pool: Pool) -> tuple[tuple[str, int], ...]:
-    """What a consistent-hash table is made of: a disabled or draining member has no place in it."""
-    if pool.algorithm is not Algorithm.CONSISTENT_HASH:
-        return ()
-    return tuple(
-        (str(member.endpoint), member.weight if member.admin_state is AdminState.ENABLED else 0)
-        for member in pool.members
-    )
-
-
-async def _hash_table(pool: Pool) -> int | None:
-    """Return a descriptor of memory that holds the pool's table, or None if its algorithm needs none.
-
-    Built in a thread: 65,537 places take longer than the loop may stand still.
-    """
-    members = _hash_members(pool)
-    if not members:
-        return None
-    table = await asyncio.to_thread(build_table, [key for key, _ in members], [weight for _, weight in members])
-    descriptor = os.memfd_create("lbd-hash-table", os.MFD_CLOEXEC)
-    os.write(descriptor, table)
-    return descriptor
-
-
-def _traffic(fields: Sequence[int]) -> Traffic:
-    return Traffic(
-        active_connections=fields[counters.ACTIVE],
-        connections_total=fields[counters.TOTAL],
-        received_bytes_total=fields[counters.RECEIVED_BYTES],
-        sent_bytes_total=fields[counters.SENT_BYTES],
-        retries_total=fields[counters.RETRIES],
-        unserved_total=fields[counters.UNSERVED],
-        connect_errors_total={
-            ConnectError(name): fields[counters.ERRORS + place] for place, name in enumerate(counters.ERROR_ORDER)
-        },
-    )

@@ -56,15 +56,20 @@ class DataPath(Protocol):
 
     async def start(self) -> None: ...
 
-    async def open(self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int) -> None:
+    async def open(self, handle: Handle, service: VirtualService, weights: Sequence[int], down: Sequence[bool]) -> None:
         """Bind, and give the service to every worker, holding new connections. Raises OSError with the reason."""
         ...
 
     async def update(
-        self, handle: Handle, service: VirtualService, weights: Sequence[int], generation: int
+        self,
+        handle: Handle,
+        service: VirtualService,
+        weights: Sequence[int],
+        down: Sequence[bool],
+        generation: int,
     ) -> None: ...
 
-    def set_weights(self, handle: Handle, weights: Sequence[int]) -> None: ...
+    def set_weights(self, handle: Handle, weights: Sequence[int], down: Sequence[bool]) -> None: ...
 
     def set_acceptance(self, handle: Handle, acceptance: Acceptance) -> None: ...
 
@@ -75,6 +80,8 @@ class DataPath(Protocol):
     def stopped_accepting(self, handle: Handle) -> bool: ...
 
     def reset_connections(self, handle: Handle, reason: str) -> None: ...
+
+    def reset_member(self, handle: Handle, endpoint: Endpoint, reason: str) -> None: ...
 
     def remove(self, handle: Handle) -> None: ...
 
@@ -105,4 +112,5 @@ class EndpointSource(Protocol):
     async def close(self) -> None: ...
 
 
-MemberFailure = Callable[[MemberKey, ConnectError], None]
+MemberFailure = Callable[[MemberKey, ConnectError, int], None]
+"""Told of connect failures that the relay saw: of whom, which, and how many in a row one worker has seen now."""

@@ -86,6 +86,10 @@ class Supervisor:
         self._stale.add(key.service)
         self.wake()
 
+    def member_failed(self, key: MemberKey, error: ConnectError, in_a_row: int) -> None:
+        """The relay could not reach a member, `in_a_row` times without a success between them in one worker."""
+        self._health.report_passive(key, error)
+
     def health_of(self, key: MemberKey) -> MemberHealth:
         """Return what is known of a member's health now."""
         return self._health.health_of(key)
@@ -169,7 +173,7 @@ class Supervisor:
                 continue
             if state.refresh(self._health.health_of, now_s):
                 self._stop_accepting_first(state)
-                self._data_path.set_weights(state.handle, state.verdict.weights)
+                self._data_path.set_weights(state.handle, state.verdict.weights, state.verdict.down)
 
     def _actual(self, now_s: float) -> Actual:
         acknowledged = self._data_path.acknowledged_generation()
@@ -246,7 +250,7 @@ class Supervisor:
             for member in service.pool.members
         }
         verdict = judge(service, health, {}, False, now_s)
-        await self._data_path.open(handle, service, verdict.weights, self._revision + 1)
+        await self._data_path.open(handle, service, verdict.weights, verdict.down)
         self.services[key] = ServiceState(
             handle, service, self._revision + 1, first_results_by_s(service, now_s), health, verdict
         )
@@ -259,7 +263,10 @@ class Supervisor:
         state.refresh(self._health.health_of, now_s)
         self._stop_accepting_first(state)
         try:
-            await self._data_path.update(state.handle, action.service, state.verdict.weights, self._revision + 1)
+            verdict = state.verdict
+            await self._data_path.update(
+                state.handle, action.service, verdict.weights, verdict.down, self._revision + 1
+            )
         except OSError:
             state.applied, state.revision = before  # so that it is planned again
             raise

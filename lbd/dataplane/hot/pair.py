@@ -18,6 +18,7 @@ import struct
 import termios
 from typing import Any, Final
 
+from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.reactor import (
     BUFFER_BYTES,
     EPOLLERR,
@@ -93,6 +94,7 @@ class Side(Handler):
                 pair.close(True)  # the client gave up before it said anything
             elif events & READABLE:
                 self.note_readable(events)
+                pair.on_client_event(events)
             return
         if self.broken:
             return
@@ -139,6 +141,7 @@ class Side(Handler):
             return
         reactor = pair.reactor
         size: int = reactor.read_bytes
+        meter = pair.meter
         received: int = 0
         moved: int = 0
         sent: int = 0
@@ -146,6 +149,11 @@ class Side(Handler):
             if size == 0:
                 reactor.starved.append(self)
                 break
+            if meter is not None:
+                size = min(size, meter.allowance(reactor.now_ms))
+                if size <= 0:
+                    meter.wait(self)
+                    break
             try:
                 received = RECV_INTO(self.sock, BUFFER, size, FLAGS)
             except BlockingIOError:
@@ -173,6 +181,8 @@ class Side(Handler):
                 return
             pair.count(self.is_client, received, sent)
             moved += received
+            if meter is not None:
+                meter.spend(received)
             if sent != received:
                 peer.hold(VIEW[sent:received])
                 break
@@ -258,7 +268,7 @@ class Pair(Timed, Acknowledgement):
     """Two sides and how one's end becomes the other's. What they belong to, and how the upstream is found, is for a
     subclass: it says what the hooks at the end do."""
 
-    __slots__ = ("active_ms", "client", "reactor", "reset_ms", "state", "touched", "upstream")
+    __slots__ = ("active_ms", "client", "meter", "reactor", "reset_ms", "state", "touched", "upstream")
 
     def __init__(self, reactor: Reactor, client: Side) -> None:
         Timed.__init__(self)
@@ -269,6 +279,7 @@ class Pair(Timed, Acknowledgement):
         self.touched: bool = False  # a byte was forwarded: no other upstream can take over
         self.active_ms: int = reactor.now_ms
         self.reset_ms: int = 0  # a reset was seen: when to end in any case
+        self.meter: Meter | None = None  # slows both directions down
         client.link(NOBODY, self)
 
     def pass_fin(self, finished: Side) -> None:
@@ -286,6 +297,8 @@ class Pair(Timed, Acknowledgement):
             peer.sock.shutdown(1)
         except OSError:
             peer.failed()
+        else:
+            self.half_closed(finished)
 
     def drained(self, broken: Side) -> None:
         """All that `broken` had sent before its reset is with its peer's kernel or held for it."""
@@ -326,6 +339,12 @@ class Pair(Timed, Acknowledgement):
 
     def on_upstream_event(self, events: int) -> None:
         """Something happened to the upstream while it was connecting."""
+
+    def on_client_event(self, events: int) -> None:
+        """The client sent something, or ended, before the upstream was connected; it was noted."""
+
+    def half_closed(self, finished: Side) -> None:
+        """The FIN of a side was passed on; the other direction is open still."""
 
     def upstream_lost(self) -> None:
         """The upstream was reset before a byte was forwarded, so that another one can take over."""

@@ -7,6 +7,7 @@ import errno
 from typing import Final
 
 from lbd.dataplane.hot.connection import Connection
+from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.pair import Side
 from lbd.dataplane.hot.reactor import EPOLLIN, Acceptor, Reactor
 from lbd.dataplane.hot.service import Service
@@ -18,12 +19,13 @@ _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOB
 class Listener(Acceptor):
     """One listening socket. The supervisor holds it open too, so closing it here loses nothing that is queued."""
 
-    __slots__ = ("_reactor", "_sock", "_watched", "closed", "descriptor", "identity", "service", "stopped")
+    __slots__ = ("_reactor", "_sock", "_watched", "closed", "descriptor", "identity", "lane", "service", "stopped")
 
-    def __init__(self, reactor: Reactor, service: Service, identity: int, sock: _socket.socket) -> None:
+    def __init__(self, reactor: Reactor, service: Service, lane: Lane, identity: int, sock: _socket.socket) -> None:
         self._reactor: Reactor = reactor
         self._sock: _socket.socket = sock
         self.service: Service = service
+        self.lane: Lane = lane
         self.identity: int = identity
         self.descriptor: int = sock.fileno()
         self._watched: bool = False
@@ -46,6 +48,9 @@ class Listener(Acceptor):
         reactor = self._reactor
         sock = self._sock
         family = sock.family
+        service = self.service
+        guarded = service.is_guarded
+        meter = service.meter
         for _ in range(most):
             if self.closed:
                 return True
@@ -65,7 +70,9 @@ class Listener(Acceptor):
                 continue  # that client has gone already (ECONNABORTED and the like, accept(2))
             reactor.sockets += 1
             client = Side(_socket.socket(family, 1, 6, descriptor), descriptor, True)
-            Connection(reactor, self.service, client, address[0]).start()
+            connection = Connection(reactor, service, self.lane, client, (address[0], address[1]))
+            connection.meter = meter
+            connection.start(guarded)
         return False
 
     def pause(self) -> None:
@@ -100,14 +107,14 @@ class Relay:
         self.services: dict[int, Service] = {}
         self.listeners: dict[int, Listener] = {}
 
-    def listen(self, identity: int, slot: int, sock: _socket.socket, accepting: bool) -> None:
+    def listen(self, identity: int, slot: int, lane: Lane, sock: _socket.socket, accepting: bool) -> None:
         """Accept on `sock` for the service in `slot`, now or once `set_accepting` says so. `identity` names the
-        listening socket among all processes."""
+        listening socket among all processes; `lane` is its state."""
         if identity in self.listeners:
             sock.close()
             listener = self.listeners[identity]
         else:
-            listener = Listener(self.reactor, self.services[slot], identity, sock)
+            listener = Listener(self.reactor, self.services[slot], lane, identity, sock)
             self.listeners[identity] = listener
             self.reactor.acceptors.append(listener)
         listener.stopped = not accepting
@@ -157,6 +164,18 @@ class Relay:
     def reset_connections(self, slot: int) -> int:
         """Reset what is still open for the service in `slot`, or everything for -1; return how many they were."""
         doomed = self.connections(slot)
+        for connection in doomed:
+            connection.close(True)
+        self.reactor.end_turn()
+        return len(doomed)
+
+    def reset_member(self, slot: int, member_slot: int) -> int:
+        """Reset what is still open to one member of the service in `slot`; return how many they were."""
+        doomed: list[Connection] = []
+        for connection in self.connections(slot):
+            member = connection.member
+            if member is not None and member.slot == member_slot:
+                doomed.append(connection)
         for connection in doomed:
             connection.close(True)
         self.reactor.end_turn()
