@@ -42,12 +42,13 @@ class ServiceState:
         known = {member.endpoint for member in self.applied.pool.members}
         if any(member.endpoint not in known for member in service.pool.members):
             self.first_results_by_s = first_results_by_s(service, now_s)
+            self.decided = False
         self.applied = service
         self.revision = revision
 
     def first_results(self, now_s: float) -> bool:
         """True when every enabled member has a health result, or had the time for one."""
-        return now_s >= self.first_results_by_s or all(
+        return self.decided or now_s >= self.first_results_by_s or all(
             self.health[member.endpoint].health is not Health.UNKNOWN
             for member in self.applied.pool.members
             if member.admin_state is AdminState.ENABLED

@@ -41,6 +41,10 @@ log = structlog.get_logger(__name__)
 
 DRAIN_POLL_S = 0.05
 SLOW_START_STEP_S = 0.25
+LONG_PASS_S = 0.002
+REST_LIMIT_S = 0.05
+"""After a pass longer than LONG_PASS_S the loop rests as long as that took, at most REST_LIMIT_S: with hundreds of
+services events come faster than passes end, and one pass answers all that came meanwhile."""
 IDLE_POLL_S = 5.0
 """How long the loop sleeps when nothing is under way; every event wakes it at once."""
 
@@ -112,10 +116,14 @@ class Supervisor:
         """Plan and act until `drain_all` was called and everything is gone."""
         while True:
             self._woken.clear()
-            await self._pass(time.monotonic())
+            begun_s = time.monotonic()
+            await self._pass(begun_s)
+            took_s = time.monotonic() - begun_s
             if self.stopping and not (self.services or self.draining or self.vips.held):
                 self._settled.set()  # nobody shall wait for what is no longer wanted
                 return
+            if took_s > LONG_PASS_S:
+                await asyncio.sleep(min(took_s, REST_LIMIT_S))
             try:
                 async with asyncio.timeout(self._sleep_s(time.monotonic())):
                     await self._woken.wait()
