@@ -19,6 +19,9 @@ from lbd.cli.demo.namespace import Namespace
 from lbd.dataplane import counters
 from lbd.dataplane.channel import PROTOCOL_VERSION
 from lbd.form import VARIABLE
+from lbd.model.address import Endpoint
+from lbd.model.desired import Member, Pool, VirtualService
+from lbd.supervisor.service_message import service_message
 
 from .lanes import Lanes, Place
 
@@ -118,19 +121,18 @@ class WorkerRelay:
 
     def _serve(self, slot: int, family: int, member: tuple[str, int]) -> None:
         """Give the worker a virtual service and its listening socket; every third has a member that refuses, too."""
-        version = 6 if family == socket.AF_INET6 else 4
         listener = self._namespace.socket(family)
         listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         listener.listen(64)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setblocking(False)
         self._listeners.append(listener)
-        members = [{"slot": 2 * slot, "family": version, "address": member[0], "port": member[1]}]
+        members, slots = [Member(Endpoint(*member))], [2 * slot]
         if slot % 3 == 0:
-            members.insert(0, {"slot": 2 * slot + 1, "family": version, "address": member[0], "port": REFUSING_PORT})
-        service = {"type": "service", "slot": slot, "name": f"lane{slot}", "algorithm": "round_robin"}
-        weights = [1] * len(members)
-        self.supervisor.send({**service, "connect_ms": 5000, "idle_ms": 60000, "members": members, "weights": weights})
+            members.insert(0, Member(Endpoint(member[0], REFUSING_PORT)))
+            slots.insert(0, 2 * slot + 1)
+        service = VirtualService(f"lane{slot}", *listener.getsockname()[:2], Pool(tuple(members)))
+        self.supervisor.send(service_message(service, slot, slots, [1] * len(members), [False] * len(members)))
         self.supervisor.send({"type": "listen", "listener": slot, "slot": slot, "accepting": True}, [listener.fileno()])
 
     def leftovers(self) -> list[str]:
