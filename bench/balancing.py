@@ -10,8 +10,11 @@ import time
 
 from lbd.balancing import balancer as balancer_module
 from lbd.balancing.balancer import Balancer
+from lbd.balancing.bounded_hash import BoundedHash
 from lbd.balancing.consistent_hash import ConsistentHash, build_table
+from lbd.balancing.fastest_response import FastestResponse
 from lbd.balancing.least_connections import LeastConnections
+from lbd.balancing.random_choices import RandomChoices
 from lbd.balancing.round_robin import RoundRobin
 
 ROUNDS = 5
@@ -50,6 +53,26 @@ def least(members: int, weights: list[int], *, busy: bool) -> LeastConnections:
     return LeastConnections(weights, own, [0] * members, 1)
 
 
+def bounded(members: int, full: int) -> BoundedHash:
+    """Return a balancer with a bound of 125 %, over a pool of which the first `full` members are above it."""
+    table = build_table([f"10.0.{i // 250}.{i % 250}:80" for i in range(members)], [1] * members)
+    own = [200] * full + [100] * (members - full)
+    return BoundedHash([1] * members, memoryview(table).cast("H"), own, [0] * members, 125.0)
+
+
+def fastest(members: int) -> FastestResponse:
+    """Return a balancer over a pool whose members have all been measured."""
+    balancer = FastestResponse([1] * members, [0] * members, 1)
+    for member in range(members):
+        balancer.observe(balancer.pick("", []), 100 + member, 0)
+    return balancer
+
+
+def random_choices(weights: list[int]) -> RandomChoices:
+    """Return a balancer over a pool in which all counts differ."""
+    return RandomChoices(weights, list(range(len(weights))), [0] * len(weights), 1)
+
+
 def subjects() -> list[tuple[str, Balancer | Nothing]]:
     """Return what is measured, with a name each."""
     rows: list[tuple[str, Balancer | Nothing]] = [("nothing", Nothing())]
@@ -61,9 +84,14 @@ def subjects() -> list[tuple[str, Balancer | Nothing]]:
             (f"least_connections idle {members}", least(members, equal, busy=False)),
             (f"least_connections busy {members}", least(members, equal, busy=True)),
             (f"least_connections weighted {members}", least(members, unequal, busy=True)),
+            (f"random {members}", random_choices(equal)),
+            (f"random weighted {members}", random_choices(unequal)),
+            (f"fastest_response {members}", fastest(members)),
             (f"consistent_hash {members}", hashing(equal)),
             (f"consistent_hash half down {members}", hashing(equal, members // 2)),
             (f"consistent_hash two up {members}", hashing(equal, members - 2)),
+            (f"consistent_hash bounded {members}", bounded(members, 0)),
+            (f"consistent_hash bounded, a third full {members}", bounded(members, members // 3)),
         ]
     return rows
 
@@ -72,7 +100,7 @@ def main() -> None:
     """Measure and print."""
     print("form:", "interpreted" if str(balancer_module.__file__).endswith(".py") else "compiled")
     for name, subject in subjects():
-        print(f"{name:38} {ns_per_pick(subject):9.0f} ns")
+        print(f"{name:44} {ns_per_pick(subject):9.0f} ns")
     for members in (3, 100, 655, 6553):
         for kind, weights in (("equal", [1] * members), ("weighted", [1 + i % 5 for i in range(members)])):
             keys = [f"10.{i // 250}.{i % 250}.1:80" for i in range(members)]

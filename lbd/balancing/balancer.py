@@ -33,8 +33,8 @@ class Balancer:
     """Picks a member of one pool for each new connection. One per worker and virtual service; not shared by threads.
 
     `weights[i]` is the effective weight of the member at position `i` of the pool; 0 means not eligible now. Only
-    the ratios matter. Change them through `set_weights` only. `now_ms` is the monotonic time; the relay sets it before it
-    asks for a pick.
+    the ratios matter. Change them through `set_weights` only. `now_ms` is the monotonic time; the relay sets it before
+    it asks for a pick.
     """
 
     def __init__(self, weights: list[int]) -> None:

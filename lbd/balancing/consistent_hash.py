@@ -169,7 +169,7 @@ class ConsistentHash(Balancer):
             candidates = [member for member in candidates if member not in tried]
         if len(candidates) <= 1:
             return candidates[0] if candidates else -1
-        hashed: int = murmur3_32(client, _STEP_SEED, False)
+        hashed = step_hash(client)
         step = hashed % (self._size - 1) + 1
         for _ in range(MAX_PROBES):
             slot += step
@@ -178,10 +178,22 @@ class ConsistentHash(Balancer):
             member: int = self._table[slot]
             if weights[member] > 0 and not (tried and member in tried):
                 return member
-        return _highest_random(hashed, candidates)
+        return highest_random(hashed, candidates)
 
 
-def _highest_random(hashed: int, candidates: list[int]) -> int:
+def client_hash(client: str) -> int:
+    """Return the hash that says where in the table a client's sequence begins."""
+    hashed: int = murmur3_32(client, _CLIENT_SEED, False)
+    return hashed
+
+
+def step_hash(client: str) -> int:
+    """Return the hash that says with which step a client's sequence goes on."""
+    hashed: int = murmur3_32(client, _STEP_SEED, False)
+    return hashed
+
+
+def highest_random(hashed: int, candidates: list[int]) -> int:
     """Return the candidate whose mix with the client's hash is highest (Thaler and Ravishankar, 1998).
 
     Unlike a number modulo the candidates it moves only the clients of the one that goes. Two rounds of xor, shift and

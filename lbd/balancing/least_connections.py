@@ -8,20 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lbd.balancing.balancer import Balancer, eligible_members
+from lbd.balancing.two_choices import WeightedDraws, less_loaded
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
 SCAN_LIMIT: Final = 64
 """Up to this many eligible members all are compared. Above it two random ones are: the cost of a pick stays constant,
-and workers that see counts up to 10 ms old don't all run to the same member (Mitzenmacher, "The Power of Two Choices
-in Randomized Load Balancing", IEEE TPDS 2001)."""
+and workers that see counts up to 10 ms old don't all run to the same member."""
 
 _TURN: Final = 1 << 16
 """An average turn, in the unit of `_passes`: 2**46 turns fit, forty years of 50,000 connections a second."""
-
-_WORD: Final = 0xFFFFFFFF
-_MAX_SUM: Final = 1 << 31
 
 
 class LeastConnections(Balancer):
@@ -44,16 +41,11 @@ class LeastConnections(Balancer):
             raise ValueError(f"{len(own_active)} and {len(other_active)} counts for {len(weights)} weights")
         self._own: list[int] = own_active
         self._other: list[int] = other_active
-        # Neighbouring seeds must not give neighbouring sequences, and 0 is xorshift's fixed point.
-        self._random: i64 = ((seed * 0x9E3779B1) ^ 0x6C62272E) & _WORD or 1
-        for _ in range(8):
-            self._draw(1)
+        self._draws: WeightedDraws = WeightedDraws(seed)
         self._now: i64 = 0
-        self._passes: list[int] = [self._draw(_TURN) for _ in weights]
+        self._passes: list[int] = [self._draws.draw(_TURN) for _ in weights]
         self._strides: list[int] = []
         self._eligible: list[int] = []
-        self._equal: bool = True
-        self._sums: list[int] = []
         self._arrange()
 
     def set_weights(self, weights: list[int]) -> None:
@@ -70,7 +62,8 @@ class LeastConnections(Balancer):
         if tried:  # a retry is rare: it may cost a look at every member
             return self._least([member for member in self._eligible if member not in tried])
         if len(self._eligible) > SCAN_LIMIT:
-            return self._better_of_two()
+            one, two = self._draws.pair()
+            return less_loaded(one, two, self.weights, self._own, self._other)
         return self._least(self._eligible)
 
     def _least(self, candidates: list[int]) -> int:
@@ -111,69 +104,12 @@ class LeastConnections(Balancer):
         self._now = max(self._now, passed)
         self._passes[member] = self._now + stride
 
-    def _better_of_two(self) -> int:
-        """Draw two distinct members with chances in proportion to their weights, and return the better one."""
-        eligible = self._eligible
-        if self._equal:
-            first = self._draw(len(eligible))
-            second = self._draw(len(eligible) - 1)
-            if second >= first:
-                second += 1
-        else:
-            sums = self._sums
-            first = _position_above(sums, self._draw(sums[-1]))
-            before = sums[first - 1] if first else 0
-            drawn = self._draw(sums[-1] - sums[first] + before)  # over all but the first one's share
-            second = _position_above(sums, drawn if drawn < before else drawn + sums[first] - before)
-        one = eligible[first]
-        two = eligible[second]
-        cost_one = (self._own[one] + self._other[one] + 1) * self.weights[two]
-        cost_two = (self._own[two] + self._other[two] + 1) * self.weights[one]
-        return one if cost_one <= cost_two else two
-
-    def _draw(self, bound: int) -> int:
-        """Return a number in [0, bound), bound ≤ 2**31: xorshift32 (Marsaglia, JSS 2003), scaled by multiplication."""
-        state: i64 = self._random
-        state ^= (state << 13) & _WORD
-        state ^= state >> 17
-        state ^= (state << 5) & _WORD
-        self._random = state
-        limit: i64 = bound
-        return (state * limit) >> 32
-
     def _arrange(self) -> None:
-        """Note who is eligible, the strides of ties and, for the random choices, the running sums of the weights."""
+        """Note who is eligible, the strides of ties and, for the random choices, whom to draw from."""
         weights = self.weights
         eligible = eligible_members(weights)
         total = sum(weights)
         self._eligible = eligible
-        self._equal = all(weights[member] == weights[eligible[0]] for member in eligible)
         self._strides = [_TURN * total // (weight * len(eligible)) if weight else 0 for weight in weights]
-        self._sums = []
-        if self._equal or len(eligible) <= SCAN_LIMIT:
-            return
-        shift = 0  # a sum that does not fit the generator is brought down; every share stays at least 1
-        while (total >> shift) + len(eligible) > _MAX_SUM:
-            shift += 1
-        running = 0
-        for member in eligible:
-            running += max(1, weights[member] >> shift)
-            self._sums.append(running)
-
-
-def _position_above(sums: list[int], drawn: int) -> int:
-    """Return the position of the first sum above `drawn`.
-
-    As bisect_right, a call of which through Python objects made a weighted pick among 1,000 cost 600 ns, not 250.
-    """
-    wanted: i64 = drawn
-    low: i64 = 0
-    high: i64 = len(sums)
-    while low < high:
-        middle = (low + high) >> 1
-        reached: i64 = sums[middle]
-        if wanted < reached:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+        if len(eligible) > SCAN_LIMIT:
+            self._draws.arrange(eligible, weights)
