@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from lbd.health.lateness import CheckStatistics
+from lbd.health.probes.dns import DnsProbe
 from lbd.health.probes.http import HttpProbe
 from lbd.health.probes.ping import PingProbe
 from lbd.health.probes.poller import Poller
 from lbd.health.probes.tcp import TcpProbe
+from lbd.health.probes.udp import UdpProbe
 from lbd.health.result import ProbeResult
 from lbd.health.runner import PLACES, QUANTUM_S, Check, ProbeRunner
 from lbd.health.schedule import first_spread_s
@@ -62,6 +64,8 @@ class HealthChecker:
             MonitorType.HTTP: http.probe,
             MonitorType.HTTPS: http.probe,
             MonitorType.PING: self._ping.probe,
+            MonitorType.UDP: UdpProbe(self._poller).probe,
+            MonitorType.DNS: DnsProbe(self._poller, rng).probe,
         }
         self._runner = ProbeRunner(probes, self._take, rng=rng, clock=clock, places=places)
 

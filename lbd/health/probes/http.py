@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import urllib.parse
 
 from lbd import __version__
@@ -33,13 +32,8 @@ class HttpProbe:
 
     async def probe(self, endpoint: Endpoint, monitor: HealthMonitor) -> ProbeResult:
         """Check `endpoint` once, within the monitor's timeout from the first packet to the verdict."""
-        started_s = time.monotonic()
         stream = Stream(self._poller, monitor.timeout_s)
-        try:
-            result = await self._converse(stream, endpoint, monitor)
-        finally:
-            stream.close()
-        return result.after(time.monotonic() - started_s)
+        return await stream.ending_with(self._converse(stream, endpoint, monitor))
 
     async def _converse(self, stream: Stream, endpoint: Endpoint, monitor: HealthMonitor) -> ProbeResult:
         problem = await stream.connect(endpoint)

@@ -19,7 +19,7 @@ import time
 import structlog
 
 from lbd.health.probes import icmp
-from lbd.health.probes.stream import result_of_errno
+from lbd.health.probes.errors import result_of_errno
 from lbd.health.result import ProbeResult, Reason
 from lbd.model.address import Endpoint
 from lbd.model.desired import HealthMonitor

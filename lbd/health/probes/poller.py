@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import select
 
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_TO_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_TO_SEND = _TO_READ | select.EPOLLOUT
 
 
 class Poller:
@@ -48,14 +49,16 @@ class Poller:
         assert self._loop is not None, "the poller is not open"
         return self._loop
 
-    def register(self, descriptor: int) -> None:
+    def register(self, descriptor: int, *, to_send: bool = True) -> None:
         """Watch a descriptor until it is closed: closing takes it out of the epoll.
+
+        Without `to_send` nobody is woken because something can be sent, as it always can on a datagram socket.
 
         Raises:
             OSError: the kernel has no room for it.
         """
         assert self._epoll is not None, "the poller is not open"
-        self._epoll.register(descriptor, _EVENTS)
+        self._epoll.register(descriptor, _TO_SEND if to_send else _TO_READ)
 
     def waiter(self, descriptor: int) -> asyncio.Future[None]:
         """Return a future that is done at the next event of a registered descriptor."""

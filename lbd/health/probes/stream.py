@@ -6,79 +6,25 @@ minute, and connection tracking on the way would keep each as long.
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import os
 import socket
 import struct
 
-from lbd.health.probes.poller import Poller
+from lbd.health.probes.conversation import Conversation
+from lbd.health.probes.errors import result_of_errno
 from lbd.health.result import ProbeResult, Reason
 from lbd.model.address import Endpoint
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-MEMBER_ERRORS: dict[int, Reason] = {
-    errno.ECONNREFUSED: Reason.CONNECT_REFUSED,
-    errno.ECONNRESET: Reason.CONNECT_RESET,
-    errno.ECONNABORTED: Reason.CONNECT_RESET,
-    errno.EPIPE: Reason.CONNECT_RESET,
-    errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
-    errno.EHOSTUNREACH: Reason.UNREACHABLE,
-    errno.ENETUNREACH: Reason.UNREACHABLE,
-    errno.EHOSTDOWN: Reason.UNREACHABLE,
-    errno.ENETDOWN: Reason.UNREACHABLE,
-    errno.ENONET: Reason.UNREACHABLE,
-}
-"""Errors that say something about the member or the way to it, whenever they come."""
-
-LOCAL_ERRORS = frozenset(
-    {errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM}
-)
-"""Errors of our own side, whenever they come: no free port, descriptor or memory, or a local firewall."""
-
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR})
 _CONNECTED = frozenset({0, errno.EISCONN})
 
 
-def result_of_errno(code: int, *, at_once: bool, late: Reason | None = None) -> ProbeResult:
-    """Return what an error of a socket call means for the member.
+class Stream(Conversation):
+    """A TCP connection that lives for one probe; `close` resets it. Calls are made one after the other."""
 
-    An unlisted error that a call returns `at_once` came from this machine (EACCES from a prohibiting route, say), so it
-    is void; one that came later was caused by a packet (EACCES: an ICMPv6 "administratively prohibited"). `late` names
-    a reset that comes after the connection was made.
-    """
-    name = errno.errorcode.get(code, str(code))
-    reason = MEMBER_ERRORS.get(code)
-    if reason is not None:
-        return ProbeResult.failure(late if late is not None and reason is Reason.CONNECT_RESET else reason)
-    if at_once or code in LOCAL_ERRORS:
-        reason = Reason.NOT_PERMITTED if code in (errno.EPERM, errno.EACCES) else Reason.LOCAL_ERROR
-        return ProbeResult.void(reason, f"{name}: {os.strerror(code)}")
-    return ProbeResult.failure(Reason.CONNECT_FAILED, f"{name}: {os.strerror(code)}")
-
-
-class Stream:
-    """A connection that lives for one probe. Always `close` it; every other call is made one after the other."""
-
-    __slots__ = ("_expired", "_poller", "_registered", "_socket", "_timer", "_waiter")
-
-    def __init__(self, poller: Poller, timeout_s: float) -> None:
-        """Start the total time; no socket is made yet."""
-        self._poller = poller
-        self._socket: socket.socket | None = None
-        self._registered = False
-        self._expired = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer = poller.loop.call_later(timeout_s, self._expire)
-
-    def close(self) -> None:
-        """Reset the connection and free everything; idempotent."""
-        self._timer.cancel()
-        if self._socket is not None:
-            self._poller.forget(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+    __slots__ = ()
 
     async def connect(self, endpoint: Endpoint, *, quiet: bool = False) -> ProbeResult | None:
         """Connect; return why not, or None.
@@ -98,9 +44,6 @@ class Stream:
             code = sock.connect_ex(address)
             at_once = True
             while code in _IN_PROGRESS:
-                if not self._registered:
-                    self._poller.register(sock.fileno())
-                    self._registered = True
                 if not await self._wait():
                     return ProbeResult.failure(Reason.CONNECT_TIMEOUT)
                 # Connecting again tells error, success and a false wake-up apart in one call.
@@ -135,21 +78,3 @@ class Stream:
                     return ProbeResult.failure(Reason.ANSWER_TIMEOUT)
             except OSError as error:
                 return result_of_errno(error.errno or 0, at_once=False, late=Reason.RESET)
-
-    async def _wait(self) -> bool:
-        """Wait for an event; False when the total time is up."""
-        assert self._socket is not None
-        if self._expired:
-            return False
-        descriptor = self._socket.fileno()
-        if not self._registered:  # connected at once
-            self._poller.register(descriptor)
-            self._registered = True
-        self._waiter = self._poller.waiter(descriptor)
-        await self._waiter
-        return not self._expired
-
-    def _expire(self) -> None:
-        self._expired = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from lbd.health.probes.poller import Poller
 from lbd.health.probes.stream import Stream
 from lbd.health.result import ProbeResult, Reason
@@ -22,13 +20,8 @@ class TcpProbe:
 
     async def probe(self, endpoint: Endpoint, monitor: HealthMonitor) -> ProbeResult:
         """Check `endpoint` once, within the monitor's timeout."""
-        started_s = time.monotonic()
         stream = Stream(self._poller, monitor.timeout_s)
-        try:
-            result = await self._converse(stream, endpoint, monitor)
-        finally:
-            stream.close()
-        return result.after(time.monotonic() - started_s)
+        return await stream.ending_with(self._converse(stream, endpoint, monitor))
 
     async def _converse(self, stream: Stream, endpoint: Endpoint, monitor: HealthMonitor) -> ProbeResult:
         silent = not monitor.send and not monitor.expect

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ class Members:
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.accepted = 0
+        self.heard: list[bytes] = []
 
     def serve(self, talk: Talk, address: str = "127.0.0.1") -> Endpoint:
         """Accept connections and let `talk` have each one in a thread of its own."""
@@ -55,6 +56,22 @@ class Members:
         """Return an endpoint where nothing listens; the port stays taken, so nobody else gets it."""
         taken = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         taken.bind((address, 0))
+        self._connections.append(taken)
+        return Endpoint(address, taken.getsockname()[1])
+
+    def answer_datagrams(self, answers: Callable[[bytes], Iterable[bytes]], address: str = "127.0.0.1") -> Endpoint:
+        """Receive datagrams and send back what `answers` gives for each; `heard` keeps them."""
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((address, 0))
+        self._listeners.append(listener)
+        self._run(self._answer_datagrams, listener, answers)
+        return Endpoint(address, listener.getsockname()[1])
+
+    def refusing_datagrams(self, address: str = "127.0.0.1") -> Endpoint:
+        """Return an endpoint that answers datagrams with "port unreachable": its socket is connected to itself."""
+        taken = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        taken.bind((address, 0))
+        taken.connect(taken.getsockname()[:2])
         self._connections.append(taken)
         return Endpoint(address, taken.getsockname()[1])
 
@@ -99,6 +116,15 @@ class Members:
             self.accepted += 1
             connection.settimeout(5)
             self._run(self._talk, connection, talk)
+
+    def _answer_datagrams(self, listener: socket.socket, answers: Callable[[bytes], Iterable[bytes]]) -> None:
+        while True:
+            packet, source = listener.recvfrom(65535)
+            if self.stopping.is_set():
+                return
+            self.heard.append(packet)
+            for answer in answers(packet):
+                listener.sendto(answer, source)
 
     def _talk(self, connection: socket.socket, talk: Talk) -> None:
         with connection, contextlib.suppress(OSError):

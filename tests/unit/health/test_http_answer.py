@@ -159,3 +159,49 @@ def test_flood_ends_at_its_limit_in_linear_time(name: str, part_bytes: int) -> N
     assert verdict is not None
     assert verdict.reason is reason
     assert time.process_time() - began_s < 1.0
+
+
+_pieces = st.one_of(
+    st.sampled_from(
+        [
+            OK,
+            b"HTTP/1.1 100 Continue\r\n",
+            b"HTTP/1.1 204 x\r\n",
+            b"HTTP/1.0 503 x\n",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"Content-Length: 11\r\n",
+            b"Content-Length: 99999999999999999999\r\n",
+            b"Content-Length: -1\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Encoding: br\r\n",
+            b"b;x=y\r\n",
+            b"5\r\n",
+            b"0\r\n",
+            b"ffffffffffffffff\r\n",
+            b"all is ",
+            b"well",
+        ]
+    ),
+    st.binary(max_size=12),
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_almost_right_answer_is_one_verdict_however_it_is_split(data: st.DataObject) -> None:
+    """What HTTP is made of, in any order: never an exception, and the same verdict from any two ways to cut it."""
+    answer = data.draw(st.sampled_from([b"", OK, OK + b"Transfer-Encoding: chunked\r\n\r\n", OK + b"\r\n"]))
+    answer += b"".join(data.draw(st.lists(_pieces, max_size=12)))
+    places = sorted(data.draw(st.lists(st.integers(0, len(answer)), max_size=6)))
+    parts = [answer[start:end] for start, end in zip([0, *places], [*places, len(answer)], strict=True) if start < end]
+    monitor = data.draw(st.sampled_from([WEB, TEXT, replace(TEXT, method="HEAD")]))
+    whole = judge(monitor, *([answer] if answer else []))
+    split = judge(monitor, *parts)
+    assert (whole.outcome, whole.reason) == (split.outcome, split.reason)
+    for result in (whole, split):
+        assert result.passed is (result.reason is Reason.NONE)
+        assert result.detail.isprintable()
+        assert len(result.detail) < 300

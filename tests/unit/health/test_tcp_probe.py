@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import uvloop
 
+from lbd.health.probes.errors import result_of_errno
 from lbd.health.probes.poller import Poller
-from lbd.health.probes.stream import Stream, result_of_errno
+from lbd.health.probes.stream import Stream
 from lbd.health.probes.tcp import ANSWER_LIMIT_BYTES, TcpProbe
 from lbd.health.result import Outcome, ProbeResult, Reason
 from lbd.model.address import Endpoint
