@@ -13,6 +13,7 @@ from lbd.config import scalars
 from lbd.config.errors import Location, Place
 from lbd.config.tree import Mapping, Node, Scalar, Sequence
 from lbd.model.address import Endpoint
+from lbd.model.desired import Protocol
 
 _T = TypeVar("_T")
 
@@ -64,6 +65,11 @@ class Cursor:
             found = Cursor(found.file, entry.node, (*found.location, key), entry.line, entry.column)
         return found
 
+    @property
+    def written(self) -> str:
+        """A single value as it was written, for a message."""
+        return str(self.node.value) if isinstance(self.node, Scalar) else ""
+
     def read(self, reader: Callable[[object], _T]) -> _T | None:
         """Return what the value means, None if `reader` refuses it."""
         try:
@@ -71,21 +77,27 @@ class Cursor:
         except ValueError:
             return None
 
-    def read_at(self, key: str, reader: Callable[[object], _T]) -> _T | None:
-        """Return what the value under `key` means, None if there is none or `reader` refuses it."""
-        found = self.at(key)
+    def read_at(self, reader: Callable[[object], _T], *keys: str) -> _T | None:
+        """Return what the value under nested keys means, None if there is none or `reader` refuses it."""
+        found = self.at(*keys)
         return None if found is None else found.read(reader)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """A virtual service; `members` are those of its pool."""
+    """A virtual service; `members` are those of its pool. Its protocol is TCP where none is written."""
 
     cursor: Cursor
     name: str | None
     vip: str | None
     port: int | None
+    protocol: Protocol | None
     members: tuple[tuple[Cursor, str | None, int | None], ...]
+
+    @property
+    def pool(self) -> Cursor | None:
+        """Its pool as far as there is one."""
+        return self.cursor.at("pool")
 
     @property
     def shown(self) -> str:
@@ -134,13 +146,15 @@ def gather(files: tuple[Cursor, ...], complete: bool, allow_loopback: bool) -> F
 
 def _service(cursor: Cursor) -> ServiceFacts:
     members = cursor.at("pool", "members")
+    protocol = cursor.at("protocol")
     return ServiceFacts(
         cursor,
-        cursor.read_at("name", scalars.name),
-        cursor.read_at("vip", scalars.address),
-        cursor.read_at("port", scalars.port),
+        cursor.read_at(scalars.name, "name"),
+        cursor.read_at(scalars.address, "vip"),
+        cursor.read_at(scalars.port, "port"),
+        Protocol.TCP if protocol is None else protocol.read(scalars.protocol),
         tuple(
-            (member, member.read_at("address", scalars.address), member.read_at("port", scalars.port))
+            (member, member.read_at(scalars.address, "address"), member.read_at(scalars.port, "port"))
             for member in (members.items() if members else ())
         ),
     )

@@ -1,35 +1,26 @@
-"""What must hold between values: each rule takes the facts and yields its errors. `RULES` is all of them."""
+"""What must hold between values: each rule takes the facts and yields its errors. `RULES` is all of them.
+
+Here are the rules about the process, and about addresses and names over all virtual services; those about monitors,
+single services and pools are in modules of their own.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 
-from lbd.config import scalars
+from lbd.config import rules_monitors, rules_pools, rules_services, scalars
 from lbd.config.errors import ConfigError, Place, show
 from lbd.config.facts import Cursor, Facts, ServiceFacts
-from lbd.config.schema import MonitorShape
-from lbd.config.tree import Scalar, Sequence
+from lbd.config.tree import Sequence
 from lbd.model.address import Endpoint
-from lbd.model.desired import DEFAULT_METRICS_LISTEN, SYSTEM_MONITORS, MonitorType
+from lbd.model.desired import DEFAULT_METRICS_LISTEN, Protocol
 
 MAX_SERVICES = 4096
 MAX_MEMBERS = 65536
 """Of all pools together. The counters' shared map has that many slots for each of the two."""
 
-RESERVED_PREFIX = "system-"
-"""Of the names of built-in monitors; new ones may come with any version."""
-
 _IPV6_LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
-_COMMON_KEYS = {"type", "interval", "timeout", "rise", "fall", "jitter"}
-_HTTP_KEYS = {"port", "path", "host", "method", "expect_status", "expect_text"}
-MONITOR_KEYS: dict[MonitorType, set[str]] = {
-    MonitorType.TCP: _COMMON_KEYS | {"port", "send", "expect"},
-    MonitorType.HTTP: _COMMON_KEYS | _HTTP_KEYS,
-    MonitorType.HTTPS: _COMMON_KEYS | _HTTP_KEYS | {"verify_tls"},
-    MonitorType.PING: _COMMON_KEYS,
-}
-"""Which keys belong to which type of health monitor."""
 
 
 def one_file_only(facts: Facts) -> Iterator[ConfigError]:
@@ -82,86 +73,6 @@ def _gateway(place: Place, gateway: str, vips: dict[str | None, ServiceFacts]) -
         yield place.error(f"{gateway} is the VIP of {vips[gateway].shown}: a gateway is another machine")
 
 
-def monitor_definitions(facts: Facts) -> Iterator[ConfigError]:
-    """Each monitor has a name of its own, and only keys that mean something for its type."""
-    for section in facts.sections("health_monitors"):
-        for name, monitor in section.entries():
-            first = facts.monitors[name]
-            if first.key_place != monitor.key_place:
-                yield monitor.key_place.error(f"is already defined at {first.key_place.position}")
-            if name.startswith(RESERVED_PREFIX):
-                yield monitor.key_place.error(f"names that begin with {RESERVED_PREFIX} are those of built-in monitors")
-            else:
-                yield from _refusal(monitor.key_place, scalars.name, name)
-            yield from _monitor_keys(monitor)
-            yield from _monitor_values(monitor)
-
-
-def _refusal(place: Place, reader: Callable[[object], object], value: object) -> Iterator[ConfigError]:
-    try:
-        reader(value)
-    except ValueError as error:
-        yield place.error(str(error))
-
-
-def _monitor_keys(monitor: Cursor) -> Iterator[ConfigError]:
-    kind = monitor.read_at("type", scalars.monitor_type)
-    if kind is None:
-        return
-    for key, cursor in monitor.entries():
-        owners = [str(owner) for owner, keys in MONITOR_KEYS.items() if key in keys]
-        if owners and kind not in owners:
-            yield cursor.key_place.error(f"belongs to {_and(owners)} monitors, and this one is of type {kind}")
-
-
-def _monitor_values(monitor: Cursor) -> Iterator[ConfigError]:
-    timeout, interval = monitor.at("timeout"), monitor.at("interval")
-    if timeout is not None:
-        timeout_s = timeout.read(_duration)
-        interval_s = interval.read(_duration) if interval else MonitorShape.model_fields["interval"].default
-        if timeout_s is not None and interval_s is not None and timeout_s > interval_s:
-            longer = f"is longer than the interval ({interval_s:g}s): a check must end before the next one begins"
-            yield timeout.place.error(f"{_written(timeout)} {longer}")
-    statuses = monitor.at("expect_status")
-    if statuses is not None and isinstance(statuses.node, Sequence) and not statuses.node.items:
-        yield statuses.place.error("is empty: no answer could ever pass")
-    expected = monitor.at("expect_text")
-    wanted = expected.read(scalars.expected_text) if expected else None
-    if expected is not None and wanted and monitor.read_at("method", scalars.method) == "HEAD":
-        yield expected.key_place.error("can't be checked with method HEAD, whose answers have no content")
-
-
-_duration = scalars.duration("0s", "100000h")
-
-
-def _written(cursor: Cursor) -> str:
-    return str(cursor.node.value) if isinstance(cursor.node, Scalar) else ""
-
-
-def _and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def monitors_of_pools(facts: Facts) -> Iterator[ConfigError]:
-    """A pool uses monitors that exist, each once."""
-    known = [monitor.name for monitor in SYSTEM_MONITORS] + list(facts.monitors)
-    known_set = set(known)
-    for service in facts.services:
-        listed: set[str] = set()
-        section = service.cursor.at("pool", "health_monitors")
-        for cursor in section.items() if section else ():
-            name = cursor.read(scalars.text)
-            if name is None:
-                continue
-            if name in listed:
-                yield cursor.place.error(f"{show(name)} is already in this list")
-            elif facts.complete and name not in known_set:
-                yield cursor.place.error(
-                    f"there is no health monitor {show(name)}{scalars.did_you_mean(name, sorted(known_set))}"
-                )
-            listed.add(name)
-
-
 def service_names(facts: Facts) -> Iterator[ConfigError]:
     """Each virtual service has a name of its own, over all files."""
     first: dict[str, Place] = {}
@@ -176,18 +87,17 @@ def service_names(facts: Facts) -> Iterator[ConfigError]:
 
 def listeners(facts: Facts) -> Iterator[ConfigError]:
     """One VIP, port and protocol belong to one virtual service, and not to the metrics."""
-    first: dict[Endpoint, ServiceFacts] = {}
+    first: dict[tuple[Endpoint, Protocol], ServiceFacts] = {}
     metrics = _metrics_endpoints(facts)
     for service in facts.services:
-        listen = service.listen
-        protocol, vip = service.cursor.at("protocol"), service.cursor.at("vip")
-        if listen is None or vip is None or (protocol is not None and protocol.read(scalars.protocol) is None):
+        listen, protocol, vip = service.listen, service.protocol, service.cursor.at("vip")
+        if listen is None or protocol is None or vip is None:
             continue
-        other = first.setdefault(listen, service)
+        other = first.setdefault((listen, protocol), service)
         if other is not service:
             where = other.cursor.at("vip") or other.cursor
-            yield vip.place.error(f"{listen}/tcp is already taken by {other.shown} at {where.place.position}")
-        if any(_overlap(endpoint, listen) for endpoint in metrics):
+            yield vip.place.error(f"{listen}/{protocol} is already taken by {other.shown} at {where.place.position}")
+        if protocol is Protocol.TCP and any(_overlap(endpoint, listen) for endpoint in metrics):
             yield vip.place.error(f"{listen} is where the metrics are served (metrics.listen)")
 
 
@@ -284,11 +194,12 @@ RULES: tuple[Callable[[Facts], Iterable[ConfigError]], ...] = (
     one_file_only,
     interface_for_services,
     frontend_gateways,
-    monitor_definitions,
-    monitors_of_pools,
     service_names,
     listeners,
     vip_addresses,
     pool_members,
     sizes,
+    *rules_monitors.RULES,
+    *rules_services.RULES,
+    *rules_pools.RULES,
 )

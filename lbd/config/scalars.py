@@ -1,5 +1,7 @@
 """What each kind of value of the configuration may be: functions from what stands in the file to what it means.
 
+Numbers with a unit are in `quantities`.
+
 Each takes the value as the YAML tree has it and raises ValueError with the rest of a sentence that begins with the
 value's path. Bounds are part of the contract and are listed in docs/reference/configuration.md.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
@@ -16,7 +18,7 @@ from typing import TypeVar
 
 from lbd.config.errors import show
 from lbd.model.address import Endpoint
-from lbd.model.desired import MonitorType, StatusRange
+from lbd.model.desired import MonitorType, Protocol, StatusRange
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
@@ -33,11 +35,21 @@ MAX_INTERFACE_BYTES = 15
 METHODS = ("GET", "HEAD", "OPTIONS")
 """The safe methods of RFC 9110 §9.2.1: a health check must change nothing."""
 
+QUERY_TYPES = (
+    *("A", "AAAA", "CAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX"),
+    *("NAPTR", "NS", "PTR", "SOA", "SRV", "SVCB", "TLSA", "TXT"),
+)
+"""Of IANA's registry of record types, those that servers hold data of; RFC 8482 lets them answer ANY with anything."""
+RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
+"""What a server answers a query with (RFC 1035 §4.1.1; the names are IANA's)."""
+MAX_QUERY_NAME_CHARACTERS = 253
+"""A name has 255 bytes with the length of its first label and the root at its end (RFC 1035 §2.3.4)."""
+
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m(?!s))?(?:([0-9]{1,9})s)?(?:([0-9]{1,9})ms)?")
-_PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
 _STATUS_RANGE = re.compile(r"([0-9]{3})-([0-9]{3})")
 _REQUEST_TARGET = re.compile(r"/[!-\"$-~]*")
+_QUERY_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -76,6 +88,16 @@ def whole_number(low: int, high: int, what: str) -> Callable[[object], int]:
 port = whole_number(1, 65535, "a port")
 weight = whole_number(1, 1000, "a weight")
 check_count = whole_number(1, 100, "a number of checks")
+connections = whole_number(1, 10_000_000, "a number of connections")
+queue_length = whole_number(1, 100_000, "a number of waiting connections")
+failures = whole_number(1, 1000, "a number of failures")
+members_up = whole_number(1, 65536, "a number of members")
+clients = whole_number(1, 1_000_000, "a number of clients")
+ipv4_prefix = whole_number(1, 32, "an IPv4 prefix length")
+ipv6_prefix = whole_number(1, 128, "an IPv6 prefix length")
+probes = whole_number(1, 127, "a number of probes")
+responses = whole_number(0, 65535, "a number of responses")
+flows = whole_number(1, 1_000_000, "a number of flows")
 _fixed_workers = whole_number(1, 64, "a number of workers")
 _status = whole_number(100, 599, "an HTTP status")
 
@@ -111,72 +133,35 @@ def name(value: object) -> str:
 
 def one_of(kind: type[_Enum]) -> Callable[[object], _Enum]:
     """Return a reader of the words of an enumeration."""
-    words = [str(member) for member in kind]
+    word = _word([str(member) for member in kind])
+    return lambda value: kind(word(value))
 
-    def read(value: object) -> _Enum:
+
+def _word(words: Sequence[str]) -> Callable[[object], str]:
+    def read(value: object) -> str:
         if isinstance(value, str) and value in words:
-            return kind(value)
+            return value
         raise ValueError(f"{show(value)} is not {_or(words)}{did_you_mean(value, words)}")
 
     return read
 
 
-def _or(words: list[str]) -> str:
+def _or(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def did_you_mean(written: object, known: list[str]) -> str:
-    """Return `; did you mean "known"?`, or nothing where no known word is close."""
+def did_you_mean(written: object, known: Sequence[str]) -> str:
+    """Return `; did you mean known?`, or nothing where no known word is close, in whatever case."""
     # difflib is quadratic in the length, and a file may hold thousands of names: a hint must not cost minutes.
     if not isinstance(written, str) or len(written) > MAX_NAME_CHARACTERS or len(known) > 100:
         return ""
-    close = get_close_matches(written, known, 1, 0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    of_lower_case = {word.lower(): word for word in known}
+    close = get_close_matches(written.lower(), of_lower_case, 1, 0.6)
+    return f"; did you mean {of_lower_case[close[0]]}?" if close else ""
 
 
-_monitor_type = one_of(MonitorType)
-
-
-def monitor_type(value: object) -> MonitorType:
-    """Return the type of a health monitor."""
-    if value == "udp":
-        raise ValueError("udp is not supported by this version (tcp, http, https and ping are)")
-    return _monitor_type(value)
-
-
-def duration(low: str, high: str) -> Callable[[object], float]:
-    """Return a reader of durations such as `250ms`, `2s`, `10m`, `1h` and `1m30s`, in seconds, from `low` to `high`."""
-    low_s, high_s = _seconds(low), _seconds(high)
-
-    def read(value: object) -> float:
-        value_s = _seconds(value)
-        if value_s < low_s:
-            raise ValueError(f"{show(value)} is too short (at least {low})")
-        if value_s > high_s:
-            raise ValueError(f"{show(value)} is too long (at most {high})")
-        return value_s
-
-    return read
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit: write {max(value, 0)}s, or use ms, m or h")
-    parts = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if parts is None or not value:
-        raise ValueError(f"{show(value)} is not a duration: write it like 250ms, 2s, 10m, 1h or 1m30s")
-    hours, minutes, seconds, milliseconds = (int(part or 0) for part in parts.groups())
-    return (hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + milliseconds) / 1000
-
-
-def jitter(value: object) -> float:
-    """Return a percentage from `0%` to `50%` as a share of 1."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit: write {max(value, 0)}%")
-    parts = _PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
-    if parts is None or float(parts[1]) > 50:
-        raise ValueError(f"{show(value)} is not a percentage from 0% to 50%")
-    return float(parts[1]) / 100
+monitor_type = one_of(MonitorType)
+protocol = one_of(Protocol)
 
 
 def address(value: object) -> str:
@@ -205,6 +190,22 @@ def _host_hint(written: str) -> str:
     if "/" in written:
         return ": write it without a prefix length"
     return ": names are not looked up" if re.search(r"[g-zG-Z]", written) else ""
+
+
+def network(value: object) -> str:
+    """Return a network in canonical CIDR form; a bare address is a network of its own."""
+    written = text(value)
+    host_part, slash, prefix = written.partition("/")
+    base = _canonical(host_part)
+    if not slash and ipaddress.ip_address(base).is_unspecified:
+        raise ValueError(f"{show(written)} is nobody's address: write {base}/0 if everybody is meant")
+    bits = ipaddress.ip_address(base).max_prefixlen
+    if slash and not (_PREFIX_LENGTH.fullmatch(prefix) and int(prefix) <= bits):
+        raise ValueError(f"{show(written)} is not a network: {show(prefix)} is not a prefix length (0-{bits})")
+    meant = ipaddress.ip_network(f"{base}/{prefix if slash else bits}", strict=False)
+    if str(meant.network_address) != base:
+        raise ValueError(f"{show(written)} has bits set behind its prefix: write {meant} or {base}/{bits}")
+    return str(meant)
 
 
 def listen(value: object) -> Endpoint | None:
@@ -281,11 +282,18 @@ def host(value: object) -> str:
     return written
 
 
-def method(value: object) -> str:
-    """Return an HTTP method that changes nothing."""
+method = _word(METHODS)
+persistence_type = _word(("client_ip",))
+query_type = _word(QUERY_TYPES)
+rcode = _word(RCODES)
+
+
+def query_name(value: object) -> str:
+    """Return the name that a DNS query asks for: labels of 1-63 characters (RFC 1035 §2.3.4), or `.` for the root."""
     written = text(value)
-    if written not in METHODS:
-        raise ValueError(f"{show(written)} is not {_or(list(METHODS))}")
+    if written != "." and (len(written.rstrip(".")) > MAX_QUERY_NAME_CHARACTERS or not _QUERY_NAME.fullmatch(written)):
+        hint = "" if written.isascii() else ": write its ASCII form (xn--…)"
+        raise ValueError(f"{show(written)} is not a domain name{hint}")
     return written
 
 
@@ -300,12 +308,3 @@ def status_range(value: object) -> StatusRange:
     if first > last:
         raise ValueError(f"{show(value)} is reversed: write {last}-{first}")
     return StatusRange(first, last)
-
-
-def protocol(value: object) -> str:
-    """Return the protocol of a virtual service."""
-    if value == "udp":
-        raise ValueError("udp is not supported by this version (only tcp is)")
-    if value != "tcp":
-        raise ValueError(f"{show(value)} is not tcp")
-    return "tcp"

@@ -56,8 +56,8 @@ virtual_services:
             "lbd.yaml:5:37: health_monitors.a.timeout: 6s is longer than the interval (5s): "
             "a check must end before the next one begins",
             'lbd.yaml:9:11: virtual_services[0].port: "12:30" is not a port (1-65535)',
-            'lbd.yaml:11:18: virtual_services[0].pool.algorithm: "least_conn" is not round_robin, consistent_hash or '
-            "least_connections; did you mean least_connections?",
+            'lbd.yaml:11:18: virtual_services[0].pool.algorithm: "least_conn" is not round_robin, consistent_hash, '
+            "least_connections, random or fastest_response; did you mean least_connections?",
             'lbd.yaml:12:25: virtual_services[0].pool.health_monitors[0]: there is no health monitor "b"',
             "lbd.yaml:14:21: virtual_services[0].pool.members[0].address: "
             "127.0.0.1 is a loopback address and can't be a member",
@@ -147,13 +147,12 @@ virtual_services:
     "the whole file is a word": ("hello\n", ['lbd.yaml:1:1: must be a mapping, not "hello"']),
     "the whole file is a list": ("- a\n", ["lbd.yaml:1:1: must be a mapping, not a list"]),
     "keys of later versions": (
-        "kubernetes: {}\n" + ENGINE + "virtual_services:\n- name: web\n  vip: 10.0.0.1\n  port: 80\n  limits: {}\n"
-        "  pool: {persistence: {type: client_ip}, members: [{address: 10.1.0.1, port: 80}]}\n",
+        "kubernetes: {}\n" + ENGINE + "virtual_services:\n- name: web\n  vip: 10.0.0.1\n  port: 80\n"
+        "  pool: {kubernetes: {service: web}, members: [{address: 10.1.0.1, port: 80}]}\n",
         [
             "lbd.yaml:1:1: kubernetes: is an unknown key: members from Kubernetes are not supported by this version",
-            "lbd.yaml:7:3: virtual_services[0].limits: is an unknown key: limits are not supported by this version",
-            "lbd.yaml:8:10: virtual_services[0].pool.persistence: is an unknown key: "
-            "persistence is not supported by this version",
+            "lbd.yaml:7:10: virtual_services[0].pool.kubernetes: is an unknown key: "
+            "members from Kubernetes are not supported by this version",
         ],
     ),
     "an unknown key that resembles none": (
@@ -166,7 +165,8 @@ virtual_services:
             "lbd.yaml:1:19: health_monitors[\"a.b\\n\"]: \"a.b\\n\" is not a name: use letters, digits, '.', '_' and "
             "'-', with a letter or digit at both ends",
             'lbd.yaml:1:41: health_monitors["a.b\\n"]["x y"]: is an unknown key; known here: type, interval, timeout, '
-            "rise, fall, jitter, port, send, expect, path, host, method, expect_status, expect_text, verify_tls",
+            "rise, fall, jitter, port, send, expect, path, host, method, expect_status, expect_text, verify_tls, "
+            "query_name, query_type, expect_rcode, expect_answer",
         ],
     ),
     "duplicate keys": (
@@ -189,37 +189,43 @@ virtual_services:
     ),
     "keys of another type of monitor": (
         "health_monitors:\n  a: {type: ping, port: 80}\n  b: {type: http, send: x, verify_tls: true}\n"
-        "  c: {type: https, expect: x}\n  d: {type: tcp, host: 1}\n",
+        "  c: {type: https, expect: x}\n  d: {type: tcp, host: 1}\n"
+        "  e: {type: udp, query_name: a}\n  f: {type: dns, send: x, expect_text: y}\n",
         [
-            "lbd.yaml:2:19: health_monitors.a.port: belongs to tcp, http and https monitors, and this one is of type "
-            "ping",
-            "lbd.yaml:3:19: health_monitors.b.send: belongs to tcp monitors, and this one is of type http",
+            "lbd.yaml:2:19: health_monitors.a.port: belongs to tcp, http, https, udp and dns monitors, and this one is "
+            "of type ping",
+            "lbd.yaml:3:19: health_monitors.b.send: belongs to tcp and udp monitors, and this one is of type http",
             "lbd.yaml:3:28: health_monitors.b.verify_tls: belongs to https monitors, and this one is of type http",
-            "lbd.yaml:4:20: health_monitors.c.expect: belongs to tcp monitors, and this one is of type https",
+            "lbd.yaml:4:20: health_monitors.c.expect: belongs to tcp and udp monitors, and this one is of type https",
             "lbd.yaml:5:18: health_monitors.d.host: belongs to http and https monitors, and this one is of type tcp",
             'lbd.yaml:5:24: health_monitors.d.host: 1 must be text: put it in quotes ("1") if text is meant',
+            "lbd.yaml:6:18: health_monitors.e.query_name: belongs to dns monitors, and this one is of type udp",
+            "lbd.yaml:7:18: health_monitors.f.send: belongs to tcp and udp monitors, and this one is of type dns",
+            "lbd.yaml:7:27: health_monitors.f.expect_text: belongs to http and https monitors, and this one is of type "
+            "dns",
         ],
     ),
     "monitors that could never pass": (
         "health_monitors:\n  a: {type: http, expect_status: [], method: HEAD, expect_text: ok}\n"
-        "  b: {type: tcp, interval: 1s, timeout: 1001ms}\n",
+        "  b: {type: tcp, interval: 1s, timeout: 1001ms}\n  c: {type: dns, expect_rcode: []}\n",
         [
             "lbd.yaml:2:34: health_monitors.a.expect_status: is empty: no answer could ever pass",
             "lbd.yaml:2:52: health_monitors.a.expect_text: can't be checked with method HEAD, whose answers have no "
             "content",
             "lbd.yaml:3:41: health_monitors.b.timeout: 1001ms is longer than the interval (1s): "
             "a check must end before the next one begins",
+            "lbd.yaml:4:32: health_monitors.c.expect_rcode: is empty: no answer could ever pass",
         ],
     ),
     "monitors of pools": (
         ENGINE + "health_monitors: {web-http: {type: http}}\nvirtual_services:\n"
-        "- {name: a, vip: 10.0.0.1, port: 80, pool: {health_monitors: [web-htp, system-udp, system-tcp, system-tcp, 1],"
+        "- {name: a, vip: 10.0.0.1, port: 80, pool: {health_monitors: [web-htp, system-upd, system-tcp, system-tcp, 1],"
         " members: [{address: 10.1.0.1, port: 80}]}}\n",
         [
             'lbd.yaml:4:63: virtual_services[0].pool.health_monitors[0]: there is no health monitor "web-htp"; '
             "did you mean web-http?",
-            'lbd.yaml:4:72: virtual_services[0].pool.health_monitors[1]: there is no health monitor "system-udp"; '
-            "did you mean system-tcp?",
+            'lbd.yaml:4:72: virtual_services[0].pool.health_monitors[1]: there is no health monitor "system-upd"; '
+            "did you mean system-udp?",
             'lbd.yaml:4:96: virtual_services[0].pool.health_monitors[3]: "system-tcp" is already in this list',
             "lbd.yaml:4:108: virtual_services[0].pool.health_monitors[4]: 1 must be text: put it in quotes "
             '("1") if text is meant',
@@ -249,12 +255,6 @@ virtual_services:
             "lbd.yaml:4:72: virtual_services[1].pool.members[0].address: 2001:db8::1 is the VIP of virtual service "
             '"a": connections would come back here',
         ],
-    ),
-    "udp": (
-        ENGINE
-        + f"virtual_services:\n- {SERVICE}\n- "
-        + SERVICE.replace("web", "b").replace("80, pool", "80, protocol: udp, pool"),
-        ["lbd.yaml:4:48: virtual_services[1].protocol: udp is not supported by this version (only tcp is)"],
     ),
     "a virtual service where the metrics are": (
         ENGINE + "metrics: {listen: 0.0.0.0:80}\nvirtual_services:\n- " + SERVICE + "\n",

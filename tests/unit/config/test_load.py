@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from lbd.config import load, loader
-from lbd.config.rules import MONITOR_KEYS
+from lbd.config.rules_monitors import MONITOR_KEYS
 from lbd.config.schema import FileShape, MemberShape, MonitorShape, PoolShape, VirtualServiceShape, shape_at
 from lbd.config.tree import parse, plain
 from lbd.model.address import Endpoint

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lbd.config import scalars
+from lbd.config import quantities, scalars
 from lbd.model.address import Endpoint
-from lbd.model.desired import AdminState, StatusRange
+from lbd.model.desired import AdminState, MonitorType, Protocol, StatusRange
 
-duration = scalars.duration("100ms", "2h")
+duration = quantities.duration("100ms", "2h")
+duration_or_off = quantities.duration("1s", "2h", off=True)
+percentage = quantities.percentage(1, 100)
 admin_state = scalars.one_of(AdminState)
 
 
@@ -24,10 +26,10 @@ admin_state = scalars.one_of(AdminState)
         (duration, "90m", 5400.0),
         (duration, "100ms", 0.1),
         (duration, "2h", 7200.0),
-        (scalars.jitter, "0%", 0.0),
-        (scalars.jitter, "10%", 0.1),
-        (scalars.jitter, "2.5%", 0.025),
-        (scalars.jitter, "50%", 0.5),
+        (quantities.jitter, "0%", 0.0),
+        (quantities.jitter, "10%", 0.1),
+        (quantities.jitter, "2.5%", 0.025),
+        (quantities.jitter, "50%", 0.5),
         (scalars.port, 1, 1),
         (scalars.port, 65535, 65535),
         (scalars.workers, "auto", None),
@@ -51,6 +53,41 @@ admin_state = scalars.one_of(AdminState)
         (scalars.name, "a" * 128, "a" * 128),
         (admin_state, "draining", AdminState.DRAINING),
         (scalars.flag, True, True),
+        (duration_or_off, "0s", 0.0),
+        (duration_or_off, "1s", 1.0),
+        (percentage, "1%", 1.0),
+        (percentage, "33.333%", 33.333),
+        (percentage, "100%", 100.0),
+        (quantities.max_load, "101%", 101.0),
+        (quantities.max_load, "1000%", 1000.0),
+        (quantities.keepalive_seconds, "1s", 1),
+        (quantities.keepalive_seconds, "32767s", 32767),
+        (quantities.keepalive_seconds, "1000ms", 1),
+        (quantities.rate, "100/s", 100.0),
+        (quantities.rate, "90/m", 1.5),
+        (quantities.rate, "36/h", 0.01),
+        (quantities.rate, "1000000/s", 1_000_000.0),
+        (quantities.rate, "60000000/m", 1_000_000.0),
+        (quantities.throughput, "64000bps", 64_000),
+        (quantities.throughput, "64kbps", 64_000),
+        (quantities.throughput, "100Mbps", 100_000_000),
+        (quantities.throughput, "1000Gbps", 10**12),
+        (scalars.network, "10.0.0.0/8", "10.0.0.0/8"),
+        (scalars.network, "0.0.0.0/0", "0.0.0.0/0"),
+        (scalars.network, "10.0.0.7", "10.0.0.7/32"),
+        (scalars.network, "2001:DB8::/32", "2001:db8::/32"),
+        (scalars.network, "2001:db8:0::7", "2001:db8::7/128"),
+        (scalars.network, "::/0", "::/0"),
+        (scalars.query_name, ".", "."),
+        (scalars.query_name, "_dns.resolver.arpa.", "_dns.resolver.arpa."),
+        (scalars.query_name, "a" * 63 + ".example", "a" * 63 + ".example"),
+        (scalars.query_name, ".".join(["a" * 49] * 5) + ".aaa.", ".".join(["a" * 49] * 5) + ".aaa."),
+        (scalars.query_type, "AAAA", "AAAA"),
+        (scalars.rcode, "NXDOMAIN", "NXDOMAIN"),
+        (scalars.protocol, "udp", Protocol.UDP),
+        (scalars.monitor_type, "dns", MonitorType.DNS),
+        (scalars.ipv6_prefix, 128, 128),
+        (scalars.responses, 0, 0),
     ],
 )
 def test_good_value_means_what_the_reference_says(reader, written, meant):
@@ -59,6 +96,11 @@ def test_good_value_means_what_the_reference_says(reader, written, meant):
 
 NO_UNIT = "has no unit: write {0}s, or use ms, m or h"
 NOT_A_DURATION = "is not a duration: write it like 250ms, 2s, 10m, 1h or 1m30s"
+NO_ROOM = "leaves no room: 100% is the average of all members, so write 101% to 1000%"
+NO_WHOLE_SECONDS = "is not a whole number of seconds, which is what TCP keep-alive takes"
+NOT_A_RATE = "is not a rate: write it like 100/s, 30/m or 10/h"
+NOT_A_THROUGHPUT = "is not a throughput: write it like 500kbps, 100Mbps or 1Gbps (bits a second)"
+TYPES = "A, AAAA, CAA, CNAME, DNSKEY, DS, HTTPS, MX, NAPTR, NS, PTR, SOA, SRV, SVCB, TLSA or TXT"
 NO_NAME = "is not a name: use letters, digits, '.', '_' and '-', with a letter or digit at both ends"
 NO_REQUEST = "has characters that a request can't carry: write %20 for a blank, and no #"
 NO_HOST = "is not a host (NAME, ADDRESS or [IPV6-ADDRESS], with or without :PORT)"
@@ -85,10 +127,10 @@ NO_INTERFACE = "is not the name of an interface (1-15 bytes without spaces, slas
         (duration, "0s", '"0s" is too short (at least 100ms)'),
         (duration, "99ms", '"99ms" is too short (at least 100ms)'),
         (duration, "2h1ms", '"2h1ms" is too long (at most 2h)'),
-        (scalars.jitter, 10, "10 has no unit: write 10%"),
-        (scalars.jitter, "51%", '"51%" is not a percentage from 0% to 50%'),
-        (scalars.jitter, "50.001%", '"50.001%" is not a percentage from 0% to 50%'),
-        (scalars.jitter, "-1%", '"-1%" is not a percentage from 0% to 50%'),
+        (quantities.jitter, 10, "10 has no unit: write 10%"),
+        (quantities.jitter, "51%", '"51%" is not a percentage from 0% to 50%'),
+        (quantities.jitter, "50.001%", '"50.001%" is not a percentage from 0% to 50%'),
+        (quantities.jitter, "-1%", '"-1%" is not a percentage from 0% to 50%'),
         (scalars.port, 0, "0 is not a port (1-65535)"),
         (scalars.port, 65536, "65536 is not a port (1-65535)"),
         (scalars.port, -80, "-80 is not a port (1-65535)"),
@@ -167,7 +209,7 @@ NO_INTERFACE = "is not the name of an interface (1-15 bytes without spaces, slas
         (scalars.host, "user@a", '"user@a" ' + NO_HOST),
         (scalars.host, "", '"" ' + NO_HOST),
         (scalars.method, "POST", '"POST" is not GET, HEAD or OPTIONS'),
-        (scalars.method, "get", '"get" is not GET, HEAD or OPTIONS'),
+        (scalars.method, "get", '"get" is not GET, HEAD or OPTIONS; did you mean GET?'),
         (scalars.status_range, "399-200", '"399-200" is reversed: write 200-399'),
         (scalars.status_range, 99, "99 is not an HTTP status (100-599)"),
         (scalars.status_range, "200-600", "600 is not an HTTP status (100-599)"),
@@ -177,10 +219,101 @@ NO_INTERFACE = "is not the name of an interface (1-15 bytes without spaces, slas
         (scalars.payload, [], "must be text, not a list"),
         (admin_state, "drain", '"drain" is not enabled, draining or disabled; did you mean draining?'),
         (admin_state, "off", '"off" is not enabled, draining or disabled'),
-        (scalars.protocol, "udp", "udp is not supported by this version (only tcp is)"),
-        (scalars.protocol, "sctp", '"sctp" is not tcp'),
-        (scalars.monitor_type, "udp", "udp is not supported by this version (tcp, http, https and ping are)"),
-        (scalars.monitor_type, "htp", '"htp" is not tcp, http, https or ping; did you mean http?'),
+        (scalars.protocol, "sctp", '"sctp" is not tcp or udp'),
+        (scalars.protocol, "UDP", '"UDP" is not tcp or udp; did you mean udp?'),
+        (scalars.monitor_type, "htp", '"htp" is not tcp, http, https, ping, udp or dns; did you mean http?'),
+        (duration_or_off, "999ms", '"999ms" is too short (at least 1s, or 0s for off)'),
+        (duration_or_off, 0, "0 " + NO_UNIT.format(0)),
+        (percentage, "0.999%", '"0.999%" is not a percentage from 1% to 100%'),
+        (percentage, "100.001%", '"100.001%" is not a percentage from 1% to 100%'),
+        (percentage, "99999%", '"99999%" is not a percentage from 1% to 100%'),
+        (percentage, 0.5, "0.5 is not a percentage from 1% to 100%"),
+        (percentage, -3, "-3 has no unit: write 0%"),
+        (quantities.max_load, "100%", '"100%" ' + NO_ROOM),
+        (quantities.max_load, "0%", '"0%" ' + NO_ROOM),
+        (quantities.max_load, "100.5%", '"100.5%" is not a percentage from 101% to 1000%'),
+        (quantities.max_load, "1001%", '"1001%" is not a percentage from 101% to 1000%'),
+        (quantities.max_load, 125, "125 has no unit: write 125%"),
+        (quantities.keepalive_seconds, "500ms", '"500ms" is too short (at least 1s)'),
+        (quantities.keepalive_seconds, "32768s", '"32768s" is too long (at most 32767s)'),
+        (quantities.keepalive_seconds, "1500ms", '"1500ms" ' + NO_WHOLE_SECONDS),
+        (quantities.keepalive_seconds, 60, "60 " + NO_UNIT.format(60)),
+        (quantities.rate, 100, "100 has no unit: write 100/s, or use /m or /h"),
+        (quantities.rate, "100/d", '"100/d" ' + NOT_A_RATE),
+        (quantities.rate, "100 /s", '"100 /s" ' + NOT_A_RATE),
+        (quantities.rate, "0.5/s", '"0.5/s" ' + NOT_A_RATE),
+        (quantities.rate, "-1/s", '"-1/s" ' + NOT_A_RATE),
+        (quantities.rate, "1/s\n", '"1/s\\n" ' + NOT_A_RATE),
+        (quantities.rate, True, "true " + NOT_A_RATE),
+        (quantities.rate, "0/s", '"0/s" lets nothing pass: a rate is at least 1/h'),
+        (quantities.rate, "1000001/s", '"1000001/s" is too much (at most 1000000/s)'),
+        (quantities.throughput, 100, "100 has no unit: write bps, kbps, Mbps or Gbps behind it (bits a second)"),
+        (quantities.throughput, "100mbps", '"100mbps" is not a throughput: write 100Mbps'),
+        (quantities.throughput, "100 Mbps", '"100 Mbps" is not a throughput: write 100Mbps'),
+        (quantities.throughput, "12MB/s", '"12MB/s" ' + NOT_A_THROUGHPUT),
+        (quantities.throughput, "1.5Gbps", '"1.5Gbps" ' + NOT_A_THROUGHPUT),
+        (quantities.throughput, None, "nothing " + NOT_A_THROUGHPUT),
+        (quantities.throughput, "63999bps", '"63999bps" is too little (at least 64kbps)'),
+        (quantities.throughput, "0Mbps", '"0Mbps" is too little (at least 64kbps)'),
+        (quantities.throughput, "1001Gbps", '"1001Gbps" is too much (at most 1000Gbps)'),
+        (
+            scalars.network,
+            "10.1.2.3/8",
+            '"10.1.2.3/8" has bits set behind its prefix: write 10.0.0.0/8 or 10.1.2.3/32',
+        ),
+        (
+            scalars.network,
+            "2001:db8::1/64",
+            '"2001:db8::1/64" has bits set behind its prefix: write 2001:db8::/64 or 2001:db8::1/128',
+        ),
+        (scalars.network, "10.0.0.0/33", '"10.0.0.0/33" is not a network: "33" is not a prefix length (0-32)'),
+        (scalars.network, "10.0.0.0/08", '"10.0.0.0/08" is not a network: "08" is not a prefix length (0-32)'),
+        (scalars.network, "10.0.0.0/", '"10.0.0.0/" is not a network: "" is not a prefix length (0-32)'),
+        (scalars.network, "::/129", '"::/129" is not a network: "129" is not a prefix length (0-128)'),
+        (
+            scalars.network,
+            "10.0.0.0/255.0.0.0",
+            '"10.0.0.0/255.0.0.0" is not a network: "255.0.0.0" is not a prefix length (0-32)',
+        ),
+        (scalars.network, "0.0.0.0", '"0.0.0.0" is nobody\'s address: write 0.0.0.0/0 if everybody is meant'),
+        (scalars.network, "::", '"::" is nobody\'s address: write ::/0 if everybody is meant'),
+        (scalars.network, "office/8", '"office" is not an IP address: names are not looked up'),
+        (scalars.network, "::ffff:10.0.0.0/104", '"::ffff:10.0.0.0" is an IPv4 address in IPv6 form: write 10.0.0.0'),
+        (
+            scalars.network,
+            "10.0.0.1%1/32",
+            '"10.0.0.1%1" has a zone id: only addresses that mean the same everywhere can be used',
+        ),
+        (scalars.network, 10, '10 must be text: put it in quotes ("10") if text is meant'),
+        (scalars.query_name, "", '"" is not a domain name'),
+        (scalars.query_name, "a..b", '"a..b" is not a domain name'),
+        (scalars.query_name, "..", '".." is not a domain name'),
+        (scalars.query_name, "a b", '"a b" is not a domain name'),
+        (scalars.query_name, "a" * 64, f'"{"a" * 59}…" is not a domain name'),
+        (scalars.query_name, "a." * 126 + "aa", f'"{"a." * 29}a…" is not a domain name'),
+        (scalars.query_name, "bücher.example", '"bücher.example" is not a domain name: write its ASCII form (xn--…)'),
+        (scalars.query_type, "a", '"a" is not ' + TYPES + "; did you mean A?"),
+        (scalars.query_type, "ANY", '"ANY" is not ' + TYPES),
+        (
+            scalars.rcode,
+            "nxdomain",
+            '"nxdomain" is not NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP or REFUSED; did you mean NXDOMAIN?',
+        ),
+        (scalars.rcode, 0, "0 is not NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP or REFUSED"),
+        (scalars.persistence_type, "source_ip", '"source_ip" is not client_ip'),
+        (scalars.ipv4_prefix, 0, "0 is not an IPv4 prefix length (1-32)"),
+        (scalars.ipv4_prefix, 33, "33 is not an IPv4 prefix length (1-32)"),
+        (scalars.ipv6_prefix, 129, "129 is not an IPv6 prefix length (1-128)"),
+        (scalars.clients, 1_000_001, "1000001 is not a number of clients (1-1000000)"),
+        (scalars.clients, 0, "0 is not a number of clients (1-1000000)"),
+        (scalars.connections, 0, "0 is not a number of connections (1-10000000)"),
+        (scalars.connections, 10_000_001, "10000001 is not a number of connections (1-10000000)"),
+        (scalars.queue_length, 100_001, "100001 is not a number of waiting connections (1-100000)"),
+        (scalars.failures, 1001, "1001 is not a number of failures (1-1000)"),
+        (scalars.members_up, 0, "0 is not a number of members (1-65536)"),
+        (scalars.probes, 128, "128 is not a number of probes (1-127)"),
+        (scalars.responses, -1, "-1 is not a number of responses (0-65535)"),
+        (scalars.flows, 1_000_001, "1000001 is not a number of flows (1-1000000)"),
     ],
 )
 def test_bad_value_is_refused_with_a_sentence_that_says_what_to_write(reader, written, sentence):
