@@ -48,7 +48,8 @@ class Supervisor:
         frame = len(body).to_bytes(4, "big") + body
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         sent = self._channel.sendmsg([frame], rights)
-        self._channel.sendall(frame[sent:])
+        if sent < len(frame):  # to send nothing to a worker that has just done as told and exited is an error
+            self._channel.sendall(frame[sent:])
 
     def read(self, timeout_s: float) -> bool:
         """Read what the worker has said into `heard`; return False at the end or when the time is up."""
