@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from lbd.balancing.balancer import Balancer
+from lbd.balancing.bounded_hash import BoundedHash
 from lbd.balancing.consistent_hash import ConsistentHash
+from lbd.balancing.fastest_response import FastestResponse
 from lbd.balancing.least_connections import LeastConnections
+from lbd.balancing.random_choices import RandomChoices
 from lbd.balancing.round_robin import RoundRobin
 from lbd.dataplane import counters
 from lbd.dataplane.channel import Message
@@ -19,7 +22,6 @@ from lbd.dataplane.hot.service import Member, Service, Settings
 from lbd.dataplane.hot.tally import Tally
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_LOOKS_AT_LOADS = ("least_connections",)
 _TCP_KEEPALIVE = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
 _TCP_USER_TIMEOUT = 18
 
@@ -86,7 +88,7 @@ class ServiceBuilder:
         other_active = [0] * len(members)
         balancer = self._balancer(message, own_active, other_active, descriptors)
         load_bases: list[list[int]] = []
-        if message["algorithm"] in _LOOKS_AT_LOADS:
+        if message["algorithm"] in ("least_connections", "random") or message["max_load_percent"]:
             others = [row for row in range(1, self._counters.rows) if row != self._row]
             load_bases = [[counters.member_base(row, member.slot) for row in others] for member in members]
         service.set_pool(members, balancer, own_active, other_active, load_bases)
@@ -97,9 +99,17 @@ class ServiceBuilder:
             # A copy, not a mapping: mmap would hold a descriptor for each service.
             table = os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0)
             os.close(descriptors[0])
-            return ConsistentHash(weights, memoryview(table).cast("H"))
+            view = memoryview(table).cast("H")
+            if message["max_load_percent"]:
+                return BoundedHash(weights, view, own, others, message["max_load_percent"])
+            return ConsistentHash(weights, view)
+        seed = (self._index + 1) * 0x9E3779B9
         if algorithm == "least_connections":
-            return LeastConnections(weights, own, others, (self._index + 1) * 0x9E3779B9)
+            return LeastConnections(weights, own, others, seed)
+        if algorithm == "random":
+            return RandomChoices(weights, own, others, seed)
+        if algorithm == "fastest_response":
+            return FastestResponse(weights, own, seed)
         return RoundRobin(weights, self._index)
 
     def _member(self, entry: dict[str, Any]) -> Member:

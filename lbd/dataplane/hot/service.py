@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lbd.balancing.balancer import Balancer
+from lbd.balancing.fastest_response import FAILED_CONNECT_US
 from lbd.dataplane.hot.limits import Gate
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.networks import Networks
@@ -235,6 +236,8 @@ class Service:
         member.tally.add(ERRORS + error, 1)
         if error == LOCAL:
             return
+        if self.settings.measures_connects and member.index >= 0:
+            self.balancer.observe(member.index, FAILED_CONNECT_US, now_ms)
         member.failures_in_a_row += 1
         outlier_after = self.settings.outlier_after
         is_outlier = outlier_after > 0 and member.failures_in_a_row % outlier_after == 0
