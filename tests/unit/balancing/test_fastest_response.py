@@ -58,8 +58,10 @@ def test_workers_begin_with_different_members() -> None:
 
 
 def test_a_member_whose_first_connect_hangs_gets_no_second_one() -> None:
-    pool = Pool([100, 100, 0])
-    hanging = 2
+    pool = Pool([100, 100, 100])
+    pool.balancer.now_ms = BOOTED_MS
+    hanging = pool.balancer.pick(CLIENT, [])  # asked before any other was measured
+    pool.own[hanging] += 1
     for _ in range(2000):
         pool.now_ms += 1
         pool.balancer.now_ms = pool.now_ms
