@@ -33,8 +33,6 @@ class DnsProbe:
 
         try:
             query = dns_message.query_for(monitor.query_name, monitor.query_type)
-            if monitor.expect_answer:
-                dns_message.record_for(query.type, monitor.expect_answer)
         except ValueError as error:
             return ProbeResult.void(Reason.LOCAL_ERROR, str(error))
         identifier = self._rng.randrange(65536)

@@ -57,16 +57,13 @@ class Query:
 
 
 @functools.lru_cache(maxsize=1024)
-def record_for(kind: dns.rdatatype.RdataType, text: str) -> dns.rdata.Rdata:
-    """Return the record that a text means, so that `2001:DB8:0::1` is `2001:db8::1` and names differ by no case.
-
-    Raises:
-        ValueError: the text is no record of this type.
-    """
+def record_for(kind: dns.rdatatype.RdataType, text: str) -> dns.rdata.Rdata | None:
+    """Return the record that a text means, so that `2001:DB8:0::1` is `2001:db8::1` and names differ by no case; None
+    if it is no record of this type: then no answer has it."""
     try:
         return dns.rdata.from_text(dns.rdataclass.IN, kind, text, origin=dns.name.root, relativize=False)
-    except dns.exception.DNSException as error:
-        raise ValueError(f"{text!r} is no {dns.rdatatype.to_text(kind)} record: {error}") from error
+    except (dns.exception.DNSException, ValueError):
+        return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -128,7 +125,7 @@ def _is_for(message: dns.message.Message, query: Query, rcode: dns.rcode.Rcode) 
 def _find(packet: bytes, query: Query, expected: str) -> ProbeResult:
     """Look for the expected record among those of the query's type in the answer section."""
     wanted = record_for(query.type, expected)
-    wanted_text = wanted.to_text().lower()
+    wanted_text = wanted.to_text().lower() if wanted is not None else None
     seen = 0
     first = ""
     for start, length in _records(packet, query.type):
