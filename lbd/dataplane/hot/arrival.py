@@ -12,7 +12,7 @@ from typing import Final
 
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import ADMITTED, PROXY_HEADER, SOURCE_RANGES, WAIT, Entrant
-from lbd.dataplane.hot.pair import CLOSED, NOTHING_HELD, PEEK, Pair, Side
+from lbd.dataplane.hot.pair import CLOSED, DONTWAIT, NOTHING_HELD, PEEK, Pair, Side
 from lbd.dataplane.hot.proxy_protocol import MAX_HEADER_BYTES, read_header
 from lbd.dataplane.hot.reactor import EPOLLRDHUP, Reactor
 from lbd.dataplane.hot.service import Service
@@ -75,7 +75,7 @@ class Arrival(Pair, Entrant):
             if header.length < 0 or ended or len(received) == 0 or len(received) >= MAX_HEADER_BYTES:
                 self.refused(PROXY_HEADER)
             return
-        client.sock.recv(header.length)
+        client.sock.recv(header.length, DONTWAIT)
         client.readable = len(received) > header.length or client.fin_seen
         if header.client[0]:
             self.client_address = header.client

@@ -314,7 +314,8 @@ class Connection(Arrival):
         return sent - of_header
 
     def half_closed(self, finished: Side) -> None:
-        """One side has sent its FIN: another timeout may hold from now on."""
+        """One side has sent its FIN: another timeout may hold from now on, and the silence that it bounds begins."""
+        self.active_ms = self.reactor.now_ms
         settings = self.service.settings
         if settings.client_half_closed_ms if finished.is_client else settings.member_half_closed_ms:
             self.reactor.wheel.arm(self, self.end()[0])
