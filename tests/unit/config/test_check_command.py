@@ -17,7 +17,7 @@ def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_example_is_accepted_and_summed_up(tmp_path):
     done = check("-c", str(EXAMPLE), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "ok: 1 file, 3 virtual services, 7 members, 3 VIPs\n"
+    assert done.stdout == "ok: 1 file, 4 virtual services, 10 members, 3 VIPs\n"
 
 
 def test_every_error_is_a_line_on_standard_error_and_the_status_is_78(tmp_path):

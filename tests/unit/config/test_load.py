@@ -6,17 +6,30 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 
 from lbd.config import load, loader
 from lbd.config.rules_monitors import MONITOR_KEYS
-from lbd.config.schema import FileShape, MemberShape, MonitorShape, PoolShape, VirtualServiceShape, shape_at
+from lbd.config.schema import (
+    FileShape,
+    KeepaliveShape,
+    LimitsShape,
+    MemberShape,
+    MonitorShape,
+    OutlierDetectionShape,
+    PersistenceShape,
+    PoolShape,
+    UdpShape,
+    VirtualServiceShape,
+)
 from lbd.config.tree import parse, plain
 from lbd.model.address import Endpoint
 from lbd.model.desired import (
     SYSTEM_MONITORS,
+    UDP_IDLE_S,
     AdminState,
     Algorithm,
     DesiredState,
@@ -187,21 +200,17 @@ def test_loading_twice_gives_the_same(write):
     assert load(paths, 1) == load(paths, 1)
 
 
-def keys_of(shape: type[BaseModel], path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
+def keys_of(shape: type[BaseModel], path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
     """Return the location of each key that can be written at `path` or below, with 0 and `*` for list and names."""
     found = set()
-    for key in shape.model_fields:
-        below = {
-            ("health_monitors",): (MonitorShape, ("*",)),
-            ("virtual_services",): (VirtualServiceShape, (0,)),
-            ("virtual_services", 0, "pool", "members"): (MemberShape, (0,)),
-            ("virtual_services", 0, "pool"): (PoolShape, ()),
-        }.get((*path, key))
-        found.add((*path, key))
-        if below:
-            found |= keys_of(below[0], (*path, key, *below[1]))
-        elif (*path, key) in (("service_engine",), ("metrics",), ("admin",), ("virtual_services", 0, "timeouts")):
-            found |= keys_of(shape_at((*path, key)), (*path, key))
+    for key, field in shape.model_fields.items():
+        inner, here = field.annotation, (*path, key)
+        found.add(here)
+        if get_origin(inner) in (list, dict):
+            here = (*here, 0 if get_origin(inner) is list else "*")
+            inner = get_args(inner)[-1]
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= keys_of(inner, here)
     return found
 
 
@@ -211,6 +220,7 @@ def test_example_is_accepted():
         "172.16.101.150",
         "172.16.101.151",
         "2001:db8:101::151",
+        "172.16.101.150",
     ]
 
 
@@ -222,7 +232,7 @@ def test_example_with_its_commented_keys_is_accepted_and_shows_every_key(tmp_pat
     load([path], 1)
     root, _errors = parse(full, "lbd.yaml")
     shown = shown_keys(plain(root), ())
-    assert keys_of(FileShape, ()) - shown == set()
+    assert keys_of(FileShape) - shown == set()
 
 
 def shown_keys(value: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
@@ -249,15 +259,38 @@ def test_values_in_the_example_are_the_defaults_where_it_says_so():
         assert monitor == MonitorShape(type=str(monitor.type))
     web = shape.virtual_services[0]
     assert web.timeouts == VirtualServiceShape.model_fields["timeouts"].default
-    for key in ("algorithm", "slow_start", "on_all_down"):
+    assert web.source == VirtualServiceShape.model_fields["source"].default
+    for key in ("algorithm", "slow_start", "on_all_down", "min_members_up", "panic_threshold"):
         assert getattr(web.pool, key) == PoolShape.model_fields[key].default
     for member in web.pool.members:
-        assert (member.weight, member.admin_state) == (1, AdminState.ENABLED)
+        assert member == MemberShape(address=member.address, port=member.port)
+    shop, dns = shape.virtual_services[1], shape.virtual_services[3]
+    assert shop.limits == LimitsShape(max_connections=10000, on_limit="queue")
+    assert shop.keepalive == KeepaliveShape()
+    assert shop.pool.persistence == PersistenceShape(type="client_ip")
+    assert shop.pool.outlier_detection == OutlierDetectionShape()
+    assert dns.udp == UdpShape(responses=1)
+    assert dns.timeouts.idle == UDP_IDLE_S
 
 
-def test_reference_has_a_row_for_every_key():
-    rows = set(re.findall(r"(?m)^\| `([a-z_]+)` \|", REFERENCE.read_text()))
-    assert {str(path[-1]) for path in keys_of(FileShape, ())} - rows == set()
+def heading_of(path: tuple[str | int, ...]) -> str:
+    """Return how the reference calls the mapping at a location."""
+    names = {0: "[]", "*": ".NAME"}
+    return "".join(names.get(part, f".{part}") for part in path).removeprefix(".") or "Top level"
+
+
+def test_reference_has_exactly_a_row_for_every_key_of_each_section():
+    rows: dict[str, set[str]] = {}
+    for section in re.split(r"(?m)^##+ ", REFERENCE.read_text())[1:]:
+        heading, _newline, body = section.partition("\n")
+        # Other tables of a section have another first column.
+        table = body.partition("| key |")[2].partition("\n\n")[0]
+        for name in re.findall(r"`([^`]+)`", heading) or [heading]:
+            rows[name] = set(re.findall(r"(?m)^\| `([a-z0-9_]+)` \|", table))
+    wanted: dict[str, set[str]] = {}
+    for path in keys_of(FileShape):
+        wanted.setdefault(heading_of(path[:-1]), set()).add(str(path[-1]))
+    assert rows == wanted
 
 
 def test_every_key_of_a_monitor_belongs_to_a_type():
