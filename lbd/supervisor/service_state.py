@@ -9,6 +9,7 @@ from lbd.model.address import Endpoint
 from lbd.model.desired import AdminState, MemberKey, VirtualService
 from lbd.model.status import Health, MemberHealth
 from lbd.supervisor.eligibility import PoolVerdict, judge
+from lbd.supervisor.outliers import Outliers
 from lbd.supervisor.seams import Acceptance, Handle
 
 FIRST_RESULT_GRACE_S = 0.5
@@ -32,6 +33,11 @@ class ServiceState:
     decided: bool = False
     """The verdict was made with first results: only a change of health or of the definition can change it, not time."""
 
+    outliers: Outliers = field(default_factory=Outliers)
+
+    def __post_init__(self) -> None:
+        self._configure_outliers()
+
     @property
     def changes_with_time(self) -> bool:
         """True while the verdict may come out differently just because time has passed."""
@@ -45,27 +51,38 @@ class ServiceState:
             self.decided = False
         self.applied = service
         self.revision = revision
+        self._configure_outliers()
+
+    def _configure_outliers(self) -> None:
+        pool = self.applied.pool
+        enabled = [member.endpoint for member in pool.members if member.admin_state is AdminState.ENABLED]
+        self.outliers.configure(pool.outlier_detection, enabled)
 
     def first_results(self, now_s: float) -> bool:
         """True when every enabled member has a health result, or had the time for one."""
-        return self.decided or now_s >= self.first_results_by_s or all(
-            self.health[member.endpoint].health is not Health.UNKNOWN
-            for member in self.applied.pool.members
-            if member.admin_state is AdminState.ENABLED
+        return (
+            self.decided
+            or now_s >= self.first_results_by_s
+            or all(
+                self.health[member.endpoint].health is not Health.UNKNOWN
+                for member in self.applied.pool.members
+                if member.admin_state is AdminState.ENABLED
+            )
         )
 
     def refresh(self, health_of: Callable[[MemberKey], MemberHealth], now_s: float) -> bool:
-        """Read the members' health and judge again; return True when the members' weights have changed."""
+        """Read the members' health and judge again; return True when weights changed, or who is down."""
         pool = self.applied.pool
         before = self.health
         self.health = {
             member.endpoint: health_of(MemberKey(self.applied.name, member.endpoint)) for member in pool.members
         }
         self._note_slow_start(before, now_s)
-        weights = self.verdict.weights
+        known = self.verdict.weights, self.verdict.down
         self.decided = self.first_results(now_s)
-        self.verdict = judge(self.applied, self.health, self.up_since_s, self.decided, now_s)
-        return weights != self.verdict.weights
+        ejected = self.outliers.ejected(now_s)
+        self.verdict = judge(self.applied, self.health, self.up_since_s, self.decided, now_s, ejected)
+        return known != (self.verdict.weights, self.verdict.down)
 
     def _note_slow_start(self, before: dict[Endpoint, MemberHealth], now_s: float) -> None:
         """Slow start is for a member that joins others who serve already: at the start of all, nobody is spared."""

@@ -11,10 +11,12 @@ from typing import Protocol
 
 import structlog
 
+from lbd.model.address import Endpoint
 from lbd.model.desired import AdminState, DesiredState, HealthMonitor, MemberKey, VirtualService
 from lbd.model.status import ConnectError, MemberHealth, VipState
 from lbd.supervisor.backoff import Backoff
 from lbd.supervisor.eligibility import judge
+from lbd.supervisor.outliers import Refusal
 from lbd.supervisor.plan import (
     Accept,
     Action,
@@ -94,6 +96,21 @@ class Supervisor:
         """The relay could not reach a member, `in_a_row` times without a success between them in one worker."""
         self._health.report_passive(key, error)
 
+    def outlier_reported(self, service_name: str, endpoint: Endpoint, consecutive: int) -> None:
+        """A worker has seen so many failures of a member in a row: eject it, if that is wanted and allowed."""
+        now_s = time.monotonic()
+        names = {"service": service_name, "member": str(endpoint), "failures": consecutive}
+        for state in self.services.values():
+            if state.handle.name != service_name:
+                continue
+            outcome = state.outliers.failures_reported(endpoint, consecutive, now_s)
+            if isinstance(outcome, Refusal):
+                log.warning("member_ejection_refused", **names, reason=outcome.reason)
+            elif outcome is not None:
+                log.warning("member_ejected", **names, for_s=outcome.for_s, ejections=outcome.count)
+                self._stale.add(service_name)
+                self.wake()
+
     def health_of(self, key: MemberKey) -> MemberHealth:
         """Return what is known of a member's health now."""
         return self._health.health_of(key)
@@ -171,6 +188,7 @@ class Supervisor:
 
     def _refresh(self, wanted: DesiredState, now_s: float) -> None:
         """Judge again. What is about to be drained or updated keeps its weights: its queue is still to be served."""
+        self._end_ejections(now_s)
         stale, self._stale = self._stale, set()
         for service in wanted.virtual_services:
             state = self.services.get(key_of(service))
@@ -182,6 +200,12 @@ class Supervisor:
             if state.refresh(self._health.health_of, now_s):
                 self._stop_accepting_first(state)
                 self._data_path.set_weights(state.handle, state.verdict.weights, state.verdict.down)
+
+    def _end_ejections(self, now_s: float) -> None:
+        for state in self.services.values():
+            for endpoint in state.outliers.take_ended(now_s):
+                log.info("member_ejection_ended", service=state.handle.name, member=str(endpoint))
+                self._stale.add(state.handle.name)
 
     def _actual(self, now_s: float) -> Actual:
         acknowledged = self._data_path.acknowledged_generation()
@@ -317,6 +341,9 @@ class Supervisor:
                 until_s.append(now_s + SLOW_START_STEP_S)
             if state.first_results_by_s > now_s:
                 until_s.append(state.first_results_by_s)
+            ejection_ends_s = state.outliers.next_change_s()
+            if ejection_ends_s is not None:
+                until_s.append(ejection_ends_s)
         return max(0.01, min(until_s) - now_s)
 
     def _is_settled(self, wanted: DesiredState, now_s: float) -> bool:
