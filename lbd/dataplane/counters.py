@@ -26,6 +26,8 @@ RETIRED_ROW = 0
 
 # Fields of a row's header, written by the worker.
 HEARTBEAT_NS, PID, LOOP_LAG_US, DESCRIPTORS_USED, DESCRIPTORS_LIMIT, ACCEPTING, CONNECTIONS, PENDING_BYTES = range(8)
+WORST_LAG_US = 8
+ROW_FIELDS = 9
 
 # Fields of a service's or member's slot.
 ACTIVE, TOTAL, RECEIVED_BYTES, SENT_BYTES, RETRIES, UNSERVED = range(6)
@@ -129,7 +131,7 @@ class CounterMap:
             for field in range(USED_FIELDS):
                 view[source + field] = 0
         base = row_base(row)
-        for field in range(PENDING_BYTES + 1):
+        for field in range(ROW_FIELDS):
             view[base + field] = 0
 
     def clear_service(self, slot: int) -> None:

@@ -27,8 +27,27 @@ from lbd.dataplane.hot.relay import Relay
 from lbd.dataplane.hot.wheel import TICK_MS
 from lbd.dataplane.services import ServiceBuilder
 
+LAG_WINDOW_S = 30.0
+"""A scrape each 15 s sees every stall."""
 DESCRIPTOR_HEADROOM = 40
 """Descriptors kept free for everything that is not a client's or member's socket."""
+
+
+class WorstOf:
+    """The greatest of the values noted in the last `window_s`, give or take half of it."""
+
+    def __init__(self, window_s: float) -> None:
+        self._half_s = window_s / 2
+        self._halves = [0.0, 0.0]
+        self._ends_s = 0.0
+
+    def note(self, value: float, now_s: float) -> float:
+        """Add a value, and return the greatest."""
+        if now_s >= self._ends_s:
+            self._halves = [0.0, self._halves[0]]
+            self._ends_s = now_s + self._half_s
+        self._halves[0] = max(self._halves[0], value)
+        return max(self._halves)
 
 
 class _Watcher:
@@ -69,6 +88,7 @@ class Worker:
         self._drain_timeout_s = 60.0
         self._next_tick_s = 0.0
         self._was_paused = False
+        self._worst_lag = WorstOf(LAG_WINDOW_S)
         self._ticking = self._reactor.chore(self._tick)
         self._exit_at_s: float | None = None
         """Once the supervisor has gone: when the drain ends at the latest."""
@@ -133,11 +153,11 @@ class Worker:
         self._builder.remove(message["slot"])
 
     def _on_reset(self, message: Message, descriptors: list[int]) -> None:
-        if message["member"] is None:
-            reset = self._relay.reset_connections(message["slot"])
-        else:
-            reset = self._relay.reset_member(message["slot"], message["member"])
-        self._channel.send({**message, "type": "reset_done", "connections": reset})
+        def done(connections: int) -> None:
+            self._channel.send({**message, "type": "reset_done", "connections": connections})
+
+        member_slot = -1 if message["member"] is None else message["member"]
+        self._relay.reset_connections(message["slot"], member_slot, done)
 
     def _on_generation(self, message: Message, descriptors: list[int]) -> None:
         """Everything up to this generation has been carried out: say so, and forget the members that nobody uses."""
@@ -186,6 +206,7 @@ class Worker:
         view, base = self._counters.view, counters.row_base(self._row)
         view[base + counters.PID] = os.getpid()
         view[base + counters.LOOP_LAG_US] = int(lag_s * 1e6)
+        view[base + counters.WORST_LAG_US] = int(self._worst_lag.note(lag_s, now_s) * 1e6)
         view[base + counters.DESCRIPTORS_USED] = self._descriptors_used()
         view[base + counters.DESCRIPTORS_LIMIT] = self._descriptor_limit
         view[base + counters.ACCEPTING] = int(not self._reactor.paused)
@@ -209,9 +230,10 @@ class Worker:
             self._reactor.stop()
 
     def _drain(self, now_s: float, deadline_s: float) -> None:
-        if not self._reactor.sockets or now_s >= deadline_s:
-            self._relay.reset_connections(-1)
+        if not self._reactor.sockets:
             self._reactor.stop()
+        elif now_s >= deadline_s:
+            self._relay.reset_connections(-1, -1, lambda _connections: self._reactor.stop())
 
 
 def serve(channel_descriptor: int) -> None:

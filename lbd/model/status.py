@@ -181,6 +181,10 @@ class WorkerStatus:
     restarts_total: int
     loop_lag_s: float
     """How late the worker's last timer was."""
+    worst_loop_lag_s: float
+    """The latest timer of about the last 30 s."""
+    held_bytes: int
+    """What the worker holds for slow peers."""
     heartbeat_age_s: float
     descriptors_used: int
     descriptors_limit: int

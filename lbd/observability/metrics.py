@@ -212,6 +212,12 @@ def _worker_metrics() -> list[Metric]:
             lambda w: w.accepting,
         ),
         gauge("loop_lag_seconds", "How late the worker's last timer was, in seconds.", lambda w: w.loop_lag_s),
+        gauge(
+            "worst_loop_lag_seconds",
+            "How late the latest of the worker's timers in about the last 30 seconds was, in seconds.",
+            lambda w: w.worst_loop_lag_s,
+        ),
+        gauge("held_bytes", "Bytes that the worker holds for slow peers.", lambda w: w.held_bytes),
         gauge("heartbeat_age_seconds", "Time since the worker's last heartbeat, in seconds.", _heartbeat_age_s),
         gauge("descriptors_used", "Open file descriptors of the worker, in descriptors.", _descriptors_used),
         gauge("descriptors_limit", "Most file descriptors that the worker may open.", _descriptors_limit),

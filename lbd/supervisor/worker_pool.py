@@ -157,6 +157,8 @@ class WorkerPool:
             generation=worker.acknowledged_generation,
             restarts_total=self._restarts[index],
             loop_lag_s=field(counters.LOOP_LAG_US) / 1e6,
+            worst_loop_lag_s=field(counters.WORST_LAG_US) / 1e6,
+            held_bytes=field(counters.PENDING_BYTES),
             heartbeat_age_s=worker.heartbeat_age_s(now_s) if worker.row else 0.0,
             descriptors_used=field(counters.DESCRIPTORS_USED),
             descriptors_limit=field(counters.DESCRIPTORS_LIMIT),

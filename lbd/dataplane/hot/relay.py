@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import _socket
 import errno
+from collections.abc import Callable
 from typing import Final
 
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.pair import Side
-from lbd.dataplane.hot.reactor import EPOLLIN, Acceptor, Reactor
+from lbd.dataplane.hot.reactor import EPOLLIN, Acceptor, Handler, Reactor
 from lbd.dataplane.hot.service import Service
 
 ACCEPT_BATCH: Final = 64
+PURGE_BATCH: Final = 64
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -97,6 +99,33 @@ class Listener(Acceptor):
         self._sock.close()
 
 
+class Purge(Handler):
+    """Resets connections, PURGE_BATCH at a turn, and tells `done` how many they were: ten thousand at once held the loop
+    for a third of a second."""
+
+    __slots__ = ("_count", "_done", "_doomed", "_reactor")
+
+    def __init__(self, reactor: Reactor, doomed: list[Connection], done: Callable[[int], None]) -> None:
+        self._reactor: Reactor = reactor
+        self._doomed: list[Connection] = doomed
+        self._count: int = len(doomed)
+        self._done: Callable[[int], None] = done
+
+    def on_turn(self) -> None:
+        """Reset some."""
+        doomed = self._doomed
+        for _ in range(min(PURGE_BATCH, len(doomed))):
+            doomed.pop().close(True)
+        self.on_fault()
+
+    def on_fault(self) -> None:
+        """Go on with the rest, also without the one that caused it."""
+        if self._doomed:
+            self._reactor.again(self)
+        else:
+            self._done(self._count)
+
+
 class Relay:
     """All services and listeners of one worker."""
 
@@ -161,22 +190,12 @@ class Relay:
                     found.append(pair)
         return found
 
-    def reset_connections(self, slot: int) -> int:
-        """Reset what is still open for the service in `slot`, or everything for -1; return how many they were."""
-        doomed = self.connections(slot)
-        for connection in doomed:
-            connection.close(True)
-        self.reactor.end_turn()
-        return len(doomed)
-
-    def reset_member(self, slot: int, member_slot: int) -> int:
-        """Reset what is still open to one member of the service in `slot`; return how many they were."""
+    def reset_connections(self, slot: int, member_slot: int, done: Callable[[int], None]) -> None:
+        """Begin to reset what is open for the service in `slot` (-1: everything) to the member in `member_slot` (-1: to
+        all); `done` is told how many they were when the last one is closed."""
         doomed: list[Connection] = []
         for connection in self.connections(slot):
             member = connection.member
-            if member is not None and member.slot == member_slot:
+            if member_slot < 0 or (member is not None and member.slot == member_slot):
                 doomed.append(connection)
-        for connection in doomed:
-            connection.close(True)
-        self.reactor.end_turn()
-        return len(doomed)
+        self.reactor.again(Purge(self.reactor, doomed, done))

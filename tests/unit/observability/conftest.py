@@ -75,7 +75,9 @@ def make_service(**changes: Any) -> VirtualServiceStatus:
 
 
 def make_worker(index: int = 0, **changes: Any) -> WorkerStatus:
-    worker = WorkerStatus(index, 4000 + index, "running", "compiled", 21, 31, 0.032, 0.033, 34, 20000, True, "0", 35)
+    worker = WorkerStatus(
+        index, 4000 + index, "running", "compiled", 21, 31, 0.032, 0.132, 36, 0.033, 34, 20000, True, "0", 35
+    )
     return replace(worker, **changes)
 
 

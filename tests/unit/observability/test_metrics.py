@@ -72,6 +72,8 @@ EXPECTED = [
     ("lbd_worker_accepting", {"worker": "0"}, 1),
     ("lbd_worker_accepting", {"worker": "1"}, 0),
     ("lbd_worker_loop_lag_seconds", {"worker": "0"}, 0.032),
+    ("lbd_worker_worst_loop_lag_seconds", {"worker": "0"}, 0.132),
+    ("lbd_worker_held_bytes", {"worker": "0"}, 36),
     ("lbd_worker_heartbeat_age_seconds", {"worker": "0"}, 0.033),
     ("lbd_worker_descriptors_used", {"worker": "0"}, 34),
     ("lbd_worker_descriptors_limit", {"worker": "0"}, 20000),
