@@ -18,37 +18,22 @@ PURGE_BATCH: Final = 64
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-class Listener(Acceptor):
-    """One listening socket. The supervisor holds it open too, so closing it here loses nothing that is queued."""
+class Listener(Entrance):
+    """The listening socket of a TCP service."""
 
-    __slots__ = ("_reactor", "_sock", "_watched", "closed", "descriptor", "identity", "lane", "service", "stopped")
-
-    def __init__(self, reactor: Reactor, service: Service, lane: Lane, identity: int, sock: _socket.socket) -> None:
-        self._reactor: Reactor = reactor
-        self._sock: _socket.socket = sock
-        self.service: Service = service
-        self.lane: Lane = lane
-        self.identity: int = identity
-        self.descriptor: int = sock.fileno()
-        self._watched: bool = False
-        self.stopped: bool = False  # told not to accept, or the socket no longer listens
-        self.closed: bool = False
+    __slots__ = ()
 
     def on_event(self, events: int) -> None:
         """New connections wait, or the socket was made to stop listening: then it leaves epoll, which would spin."""
         if events & EPOLLIN:
-            self._reactor.ready_to_accept(self)
+            self.reactor.ready_to_accept(self)
         else:
-            self.pause()
-
-    def accept(self) -> None:
-        """Take up to ACCEPT_BATCH connections; what is left is reported again: listeners are level-triggered."""
-        self.take(ACCEPT_BATCH)
+            self.unwatch()
 
     def take(self, most: int) -> bool:
         """Accept at most `most` connections; return True if the queue was emptied."""
-        reactor = self._reactor
-        sock = self._sock
+        reactor = self.reactor
+        sock = self.sock
         family = sock.family
         service = self.service
         guarded = service.is_guarded
@@ -79,51 +64,12 @@ class Listener(Acceptor):
 
     def pause(self) -> None:
         """Leave new connections in the kernel's queue."""
-        if self._watched:
-            self._watched = False
-            self._reactor.forget(self.descriptor)
+        self.unwatch()
 
     def resume(self) -> None:
         """Take new connections, unless they are to be left alone for another reason."""
-        if not self._watched and not self.stopped and not self.closed and not self._reactor.paused:
-            self._watched = True
-            self._reactor.add(self.descriptor, self, EPOLLIN)
-
-    def on_fault(self) -> None:
-        """Go on: the connection that caused it is lost, the listener is not."""
-
-    def close(self) -> None:
-        """Leave epoll first (the supervisor's copy would keep the registration alive), then close our descriptor."""
-        self.pause()
-        self.closed = True
-        self._sock.close()
-
-
-class Purge(Handler):
-    """Resets connections, PURGE_BATCH at a turn, and tells `done` how many they were: ten thousand at once held the loop
-    for a third of a second."""
-
-    __slots__ = ("_count", "_done", "_doomed", "_reactor")
-
-    def __init__(self, reactor: Reactor, doomed: list[Connection], done: Callable[[int], None]) -> None:
-        self._reactor: Reactor = reactor
-        self._doomed: list[Connection] = doomed
-        self._count: int = len(doomed)
-        self._done: Callable[[int], None] = done
-
-    def on_turn(self) -> None:
-        """Reset some."""
-        doomed = self._doomed
-        for _ in range(min(PURGE_BATCH, len(doomed))):
-            doomed.pop().close(True)
-        self.on_fault()
-
-    def on_fault(self) -> None:
-        """Go on with the rest, also without the one that caused it."""
-        if self._doomed:
-            self._reactor.again(self)
-        else:
-            self._done(self._count)
+        if not self.stopped and not self.reactor.paused:
+            self.watch()
 
 
 class Relay:
