@@ -43,11 +43,10 @@ class Datagrams(Conversation):
         """Return the next datagram, cut to so many bytes, or why there is none."""
         assert self._socket is not None
         while True:
-            last_time = self._expired  # what came before the time was up counts, however late this loop is
             try:
                 return self._socket.recv(limit_bytes)
             except BlockingIOError:
-                if last_time:
+                if self._expired:  # asked after the attempt: what came in time counts, however late this loop is
                     return ProbeResult.failure(Reason.ANSWER_TIMEOUT)
             except OSError as error:
                 return result_of_errno(error.errno or 0, at_once=False)

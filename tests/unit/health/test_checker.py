@@ -10,6 +10,7 @@ import random
 import resource
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -166,6 +167,28 @@ def test_member_goes_down_after_fall_and_up_after_rise(members: Any) -> None:
             down = logs[1]
             assert (down["service"], down["member"], down["monitor"]) == ("web", str(key.endpoint), "web")
             assert down["reason"] == "unexpected_status (503)"
+
+    run(test())
+
+
+def test_hundreds_of_udp_checks_wait_at_once_without_a_thread_and_leave_nothing_behind(
+    members: Any, descriptors: Callable[[], int]
+) -> None:
+    open_port, closed_port = members.answer_datagrams(lambda _: []), members.refusing_datagrams()
+    udp = replace(LONG, name="udp", type=MonitorType.UDP)
+
+    async def test() -> None:
+        async with checking() as (checker, _):
+            threads, before = threading.active_count(), descriptors()
+            good = [key_of(open_port, f"service {index}") for index in range(300)]
+            bad = [key_of(closed_port, f"service {index}") for index in range(300)]
+            checker.set_targets(dict.fromkeys([*good, *bad], (udp,)))
+            await until(lambda: checker.statistics().in_flight >= 50)
+            assert threading.active_count() == threads
+            await checker.wait_first_results([*good, *bad])
+            assert {checker.health_of(key).health for key in good} == {Health.UP}
+            assert {checker.health_of(key).reason for key in bad} == {"udp: connect_refused"}
+            assert descriptors() == before
 
     run(test())
 

@@ -139,6 +139,7 @@ def test_other_operation_is_no_answer() -> None:
         ("AAAA", "2001:DB8:0::1", socket.inet_pton(socket.AF_INET6, "2001:db8::1")),
         ("NS", "NS1.example.com.", name("ns1.example.com")),
         ("NS", "ns1.example.com", b"\x03ns1\xc0\x10"),
+        ("NS", "ns1.example.com", name("NS1.Example.Com")),
         ("CNAME", "web.example.com.", b"\x03web\xc0\x10"),
         ("PTR", "host.example.", name("host.example")),
         ("MX", "10 mail.example.com.", b"\0\x0a" + name("mail.example.com")),
@@ -215,6 +216,7 @@ MALFORMED = {
     "no header": b"\x12\x34\x81\x80",
     "no question": answer(DNS, question=b"", counts=(1, 0, 0, 0)),
     "many questions": answer(DNS, counts=(65535, 0, 0, 0)),
+    "two questions": answer(DNS, question=(name("www.example.com") + b"\0\x01\0\x01") * 2, counts=(2, 0, 0, 0)),
     "cut in the question": answer(DNS)[:20],
     "question that points to itself": answer(DNS, question=b"\xc0\x0c\0\x01\0\x01"),
     "question that points ahead": answer(DNS, question=b"\xc0\xff\0\x01\0\x01"),
@@ -227,7 +229,8 @@ MALFORMED_RECORDS = {
     "address of three bytes": answer(ANY_A, record(1, b"\x0a\0\0")),
     "length beyond the end": answer(ANY_A, HERE + struct.pack("!HHIH", 1, 1, 60, 400) + b"\x0a\0\0\x01"),
     "cut in the owner": answer(ANY_A, b"\x3fabc", counts=(1, 1, 0, 0)),
-    "reserved label type": answer(ANY_A, record(1, b"\x0a\0\0\x02", owner=b"\x40www\0")),
+    "reserved label type": answer(ANY_A, record(1, b"\x0a\0\0\x02", owner=b"\x40" + b"w" * 64 + b"\0")),
+    "other record's length beyond the end": answer(ANY_A, HERE + struct.pack("!HHIH", 16, 1, 60, 400) + b"\1a"),
 }
 
 
