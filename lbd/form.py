@@ -37,6 +37,9 @@ HOT_MODULES = (
     "lbd.dataplane.hot.client_limits",
     "lbd.dataplane.hot.persistence",
     "lbd.dataplane.hot.lane",
+    "lbd.dataplane.hot.quota",
+    "lbd.dataplane.hot.rate",
+    "lbd.dataplane.hot.line",
     "lbd.dataplane.hot.limits",
     "lbd.dataplane.hot.meter",
     "lbd.dataplane.hot.networks",
@@ -44,7 +47,13 @@ HOT_MODULES = (
     "lbd.dataplane.hot.service",
     "lbd.dataplane.hot.pair",
     "lbd.dataplane.hot.arrival",
+    "lbd.dataplane.hot.choice",
     "lbd.dataplane.hot.connection",
+    "lbd.dataplane.hot.entrance",
+    "lbd.dataplane.hot.idle_order",
+    "lbd.dataplane.hot.datagrams",
+    "lbd.dataplane.hot.flow",
+    "lbd.dataplane.hot.udp",
     "lbd.dataplane.hot.relay",
 )
 MANIFEST_NAME = "manifest.json"

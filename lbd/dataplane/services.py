@@ -59,16 +59,18 @@ class ServiceBuilder:
         members = [self._member(entry) for entry in message["members"]]
         self._set_pool(service, members, message, descriptors)
         service.set_weights(message["weights"], message["down"])
+        self._relay.weights_changed(slot)
 
     def set_weights(self, message: Message) -> None:
         """Change the members' effective weights, unless the pool is another one meanwhile."""
         service = self._relay.services.get(message["slot"])
         if service is not None and [member.slot for member in service.members] == message["members"]:
             service.set_weights(message["weights"], message["down"])
+            self._relay.weights_changed(service.slot)
 
     def remove(self, slot: int) -> None:
         """Forget a service; its connections go on until they end or are reset."""
-        self._relay.services.pop(slot, None)
+        self._relay.remove(slot)
         self._algorithms.pop(slot, None)
 
     def forget_unused_members(self) -> None:

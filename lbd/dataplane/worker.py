@@ -1,8 +1,9 @@
-"""The worker program: `python -m lbd.dataplane.worker CHANNEL_FD USER`.
+"""The worker program: `python -m lbd.dataplane.worker CHANNEL_FD USER [net_raw]`.
 
-One process per CPU, with the relay's own event loop and nothing of asyncio. It holds no privilege, reads no
-configuration and knows no Kubernetes: the supervisor sends it services, members, weights and listening sockets over the
-channel. When the supervisor vanishes, it stops accepting at once, drains what it has, and exits.
+One process per CPU, with the relay's own event loop and nothing of asyncio. It holds no privilege, but for CAP_NET_RAW
+where it is told to keep that for transparent services. It reads no configuration and knows no Kubernetes: the
+supervisor sends it services, members, weights and listening sockets over the channel. When the supervisor vanishes, it
+stops accepting at once, drains what it has, and exits.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Worker:
         self._descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._base_descriptors = len(os.listdir("/proc/self/fd")) - 1  # the listing itself holds one
         self._reactor = Reactor(self._report_fault, 0)
-        self._relay = Relay(self._reactor)
+        self._relay = Relay(self._reactor, self._report_vacancy)
+        self._turns: dict[int, int] = {}
+        """By service slot: the supervisor's number of the last `refuse`, which answers repeat."""
         self._counters: counters.CounterMap | None = None
         self._row = 0
         self._drain_timeout_s = 60.0
@@ -141,6 +144,12 @@ class Worker:
     def _on_accepting(self, message: Message, descriptors: list[int]) -> None:
         self._relay.set_accepting(message["slot"], message["accepting"])
 
+    def _on_refuse(self, message: Message, descriptors: list[int]) -> None:
+        """Serve only the flows that a UDP service has, and say how many they are; again when the last one has ended."""
+        slot = message["slot"]
+        self._turns[slot] = message["turn"]
+        self._report_flows(slot, self._relay.refuse(slot))
+
     def _on_unlisten(self, message: Message, descriptors: list[int]) -> None:
         if message["take_queue"]:
             self._relay.unlisten(message["listener"])
@@ -172,6 +181,12 @@ class Worker:
     def _report_failure(self, member_slot: int, error: int, in_a_row: int) -> None:
         kind = counters.ERROR_ORDER[error]
         self._channel.send({"type": "failure", "member": member_slot, "error": kind, "in_a_row": in_a_row})
+
+    def _report_vacancy(self, slot: int) -> None:
+        self._report_flows(slot, 0)
+
+    def _report_flows(self, slot: int, left: int) -> None:
+        self._channel.send({"type": "flows", "slot": slot, "turn": self._turns[slot], "left": left})
 
     def _report_fault(self, where: str, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error))
@@ -250,7 +265,7 @@ def main(arguments: list[str]) -> None:
     """The program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's business
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    privileges.drop_all(arguments[2])
+    privileges.drop_all(arguments[2], keep_net_raw="net_raw" in arguments[3:])
     serve(int(arguments[1]))
 
 

@@ -9,6 +9,7 @@ from random import random
 from typing import Final
 
 from lbd.dataplane.hot.arrival import DIALLING, Arrival
+from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.pair import CLOSED, CONNECTING, LINGER_RESET, NOBODY, NOTHING_HELD, RELAYING, Side
 from lbd.dataplane.hot.proxy_protocol import make_header
@@ -117,18 +118,9 @@ class Connection(Arrival):
         self.look_again_at(reactor.now_ms + attempt_ms)
 
     def choose(self) -> int:
-        """Return the index of the member to try: the one that the client keeps, else the algorithm's choice; or -1."""
-        service = self.service
-        client = self.client_address[0]
-        now_ms = self.reactor.now_ms
-        entries = self.lane.entries
-        if entries is not None:
-            kept = service.by_slot.get(entries.find(client, now_ms))
-            if kept is not None and kept.index not in self.tried and service.can_take(kept.index):
-                return kept.index
-        if service.settings.hashes_port:
-            client = f"{client}:{self.client_address[1]}"
-        return service.pick(client, self.tried, now_ms)
+        """Return the index of the member to try, or -1."""
+        host, port = self.client_address
+        return choose(self.service, self.lane, host, port, self.tried, self.reactor.now_ms)
 
     def attempt(self, member: Member) -> int:
         """Start connecting to `member`; return 0, or the errno of a failure at once."""
@@ -211,30 +203,14 @@ class Connection(Arrival):
         settings = self.service.settings
         connect_us = time.monotonic_ns() // 1000 - self.dialled_us if settings.measures_connects else -1
         self.service.member_connected(member, connect_us, now_ms)
-        entries = self.lane.entries
-        if entries is not None:
-            self.keep_member(member)
+        if self.lane.entries is not None:
+            self.entry = keep_member(self.service, self.lane, self.client_address[0], self.entry, member, now_ms)
         if settings.lifetime_ms and not self.ends_ms:
             spread = settings.lifetime_jitter * (2 * random() - 1)
             self.ends_ms = now_ms + int(settings.lifetime_ms * (1 + spread))
         elif settings.idle_ms == 0 or settings.idle_ms >= settings.connect_ms:
             return  # the look at the connect deadline re-arms in time
         self.reactor.wheel.arm(self, self.end()[0])
-
-    def keep_member(self, member: Member) -> None:
-        """Note in the persistence table whom the client has, unless it is to return to another one that is down now."""
-        entries = self.lane.entries
-        assert entries is not None
-        now_ms = self.reactor.now_ms
-        client = self.client_address[0]
-        if self.entry >= 0:
-            entries.leave(self.entry, now_ms)
-            self.entry = -1
-        if self.service.settings.keeps_entry:
-            kept = self.service.by_slot.get(entries.find(client, now_ms))
-            if kept is not None:
-                member = kept
-        self.entry = entries.enter(client, member.slot, now_ms)
 
     def upstream_lost(self) -> None:
         """The member accepted, and reset before it said or took anything: that is a failed attempt."""

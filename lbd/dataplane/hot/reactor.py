@@ -203,6 +203,17 @@ class Reactor:
         self._chores.append(chore)
         return chore
 
+    def drop(self, chore: Chore) -> None:
+        """Forget a chore."""
+        self._chores = [one for one in self._chores if one is not chore]
+
+    def give_turn(self, handler: Handler) -> None:
+        """Give `handler` a turn now; an exception is handled as everywhere."""
+        try:
+            handler.on_turn()
+        except Exception as error:  # noqa: BLE001  # see on_readable
+            self._fault(handler, error)
+
     def watch(
         self, descriptor: int, readable: Callable[[], object] | None, writable: Callable[[], object] | None
     ) -> None:
@@ -247,6 +258,10 @@ class Reactor:
         except Exception as error:  # noqa: BLE001  # see on_readable
             self._on_fault("chore", error)
         self._end_batch()
+
+    def free_descriptors(self) -> None:
+        """Close at once what would be closed after this batch: for acceptors, who come when its events are over."""
+        self._close_all()
 
     def hold(self, change: int) -> None:
         """Count bytes that are held for a slow peer (negative: no longer held), and size the reads accordingly."""
@@ -322,10 +337,7 @@ class Reactor:
         ready = self._ready
         self._ready = []
         for handler in ready:
-            try:
-                handler.on_turn()
-            except Exception as error:  # noqa: BLE001  # see on_readable
-                self._fault(handler, error)
+            self.give_turn(handler)
         self._end_batch()
 
     def _check_acks(self, now_ms: int) -> int:

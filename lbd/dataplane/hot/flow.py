@@ -1,0 +1,318 @@
+"""A UDP flow: what one client's address and port sends to a service, and what comes back.
+
+It has a socket of its own, connected to its member: the kernel sorts answers by flow, and tells which member an ICMP
+error is about. Answers leave through the socket on which clients reach the service, so that the VIP is their source.
+
+What a full send buffer does not take is dropped, as on any way that datagrams go. It shows as the difference between
+what was received from clients of the service and what its members got, or between what they sent and clients got.
+
+Hot module: compiled by mypyc, and must do the same when interpreted.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+from typing import Any, Final
+
+from lbd.dataplane.hot.choice import choose, keep_member
+from lbd.dataplane.hot.connection import KINDS, NONE_TRIED, be_transparent
+from lbd.dataplane.hot.datagrams import BIG_BYTES, DatagramPort, count_of
+from lbd.dataplane.hot.entrance import Entrance
+from lbd.dataplane.hot.idle_order import Entry, IdleOrder
+from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.limits import MAX_THROUGHPUT
+from lbd.dataplane.hot.pair import VIEW
+from lbd.dataplane.hot.proxy_protocol import make_header
+from lbd.dataplane.hot.reactor import EPOLLERR, EPOLLIN, Reactor
+from lbd.dataplane.hot.service import LOCAL, Member, Service
+from lbd.dataplane.hot.tally import MOVED_FLOWS, REJECTED, RETRIES, UNSERVED
+
+DATAGRAM: Final = 0x80802  # SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC
+READS: Final = 64
+"""How many datagrams of a bulk flow are moved before the others get their turn."""
+INET: Final = 2
+
+DROPPED: Final = (
+    errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE, errno.EINVAL, errno.EINTR, 0,
+)  # fmt: skip
+"""What says nothing about the member: a full buffer, a datagram larger than a way takes. That datagram is lost."""
+
+
+class FlowHome(Entrance):
+    """What a flow needs of the socket that its client reaches the service through."""
+
+    __slots__ = ("flows", "order", "port")
+
+    def __init__(self, reactor: Reactor, service: Service, lane: Lane, identity: int, sock: _socket.socket) -> None:
+        Entrance.__init__(self, reactor, service, lane, identity, sock)
+        self.port: DatagramPort = DatagramPort(sock, False)
+        self.flows: dict[Any, Flow] = {}
+        self.order: IdleOrder = IdleOrder(service.settings.idle_ms)
+
+    def flow_ended(self) -> None:
+        """A flow has gone."""
+
+
+class Flow(Entry):
+    """One flow. `client` is its address as the socket says it, `key` its place among the flows of its home."""
+
+    __slots__ = (
+        "awaited", "client", "entry", "has_place", "home", "is_closed", "is_introduced", "key", "member", "port",
+        "tried", "tried_version",
+    )  # fmt: skip
+
+    def __init__(self, home: FlowHome, key: Any, client: Any) -> None:
+        Entry.__init__(self)
+        self.home: FlowHome = home
+        self.key: Any = key
+        self.client: Any = client
+        self.member: Member | None = None
+        self.port: DatagramPort | None = None
+        self.entry: int = -1  # of the client in the lane's persistence table
+        self.awaited: int = 0  # answers, with which the flow ends
+        self.has_place: bool = False  # under the limits of the service
+        self.is_introduced: bool = False  # the member has had the PROXY protocol header
+        self.is_closed: bool = False
+        self.tried: list[int] = NONE_TRIED  # since the last answer
+        self.tried_version: int = 0
+
+    def open(self, index: int) -> bool:
+        """Connect to the member at `index` (-1: choose one), or to another one; False if there is none."""
+        home = self.home
+        service = home.service
+        if self.tried_version != service.version:
+            self.tried = NONE_TRIED
+            self.tried_version = service.version
+        while True:
+            if index < 0:
+                address: str = self.client[0]
+                index = choose(service, home.lane, address, self.client[1], self.tried, home.reactor.now_ms)
+                if index < 0:
+                    return False
+            member = service.members[index]
+            if self.tried:
+                service.tally.add(RETRIES, 1)
+                service.members[self.tried[-1]].tally.add(RETRIES, 1)
+            error = self.connect(member)
+            if error == 0:
+                return True
+            self.note_failure(member, error)
+            index = -1
+
+    def connect(self, member: Member) -> int:
+        """Make a socket toward `member`; return 0, or the errno of a failure."""
+        home = self.home
+        reactor = home.reactor
+        settings = home.service.settings
+        try:
+            sock = _socket.socket(member.family, DATAGRAM, 17)
+        except OSError as error:
+            return error.errno or errno.EMFILE
+        try:
+            if member.family == INET:
+                sock.setsockopt(0, 11, 1)  # IPPROTO_IP, IP_RECVERR: also an unreachable host or network is told
+            else:
+                sock.setsockopt(41, 25, 1)  # IPPROTO_IPV6, IPV6_RECVERR
+            if settings.transparent:
+                be_transparent(sock, member.family, self.client[0])
+            sock.connect(member.address)
+        except OSError as error:
+            sock.close()
+            return error.errno or errno.EINVAL
+        reactor.sockets += 1
+        port = DatagramPort(sock, True)
+        self.port = port
+        self.member = member
+        self.is_introduced = settings.proxy_version == 0
+        home.service.member_opened(member)
+        home.service.member_connected(member, -1, reactor.now_ms)
+        if not settings.per_packet:
+            address: str = self.client[0]
+            self.entry = keep_member(home.service, home.lane, address, self.entry, member, reactor.now_ms)
+        reactor.add(port.descriptor, self, EPOLLIN)
+        return 0
+
+    def forward(self, size: int, segment: int, count: int) -> None:
+        """Send what lies in the shared buffer, `count` datagrams, to the member; to another one if that fails."""
+        home = self.home
+        member = self.member
+        if member is not None and member.down:
+            self.leave_down_member()
+            if self.is_closed:
+                return
+        home.order.asked(self, home.reactor.now_ms)
+        error = self.send(size, segment)
+        while error:
+            if error in DROPPED or not self.failed(error):
+                return
+            error = self.send(size, segment)
+        member = self.member
+        if member is not None:
+            tally = member.tally
+            tally.received_bytes += size
+            tally.received_datagrams += count
+            if not tally.dirty:
+                tally.mark()
+        self.awaited += count * home.service.settings.responses
+
+    def send(self, size: int, segment: int) -> int:
+        """Send the shared buffer to the member, behind the header if that is due; return 0 or an errno."""
+        port = self.port
+        assert port is not None
+        if self.is_introduced:
+            return port.send(0, size, segment)
+        settings = self.home.service.settings
+        address: tuple[str, int] = (self.client[0], self.client[1])
+        header = make_header(settings.proxy_version, address, settings.address, datagram=True)
+        first = segment if segment else size
+        try:
+            port.sock.send(header + bytes(VIEW[:first]))
+        except OSError as error:
+            return error.errno or errno.EIO
+        self.is_introduced = True
+        return port.send(first, size, segment) if first < size else 0
+
+    def on_event(self, events: int) -> None:
+        """The member has answered, or cannot be reached."""
+        port = self.port
+        if port is None:
+            return
+        error = port.pending_error() if events & EPOLLERR else 0
+        if events & EPOLLIN:
+            for _ in range(READS):
+                size = port.receive()
+                if size < 0:
+                    if size < -1:
+                        error = port.error
+                    break
+                segment = port.segment
+                self.answer(size, segment)
+                if self.is_closed:
+                    return
+                if size < BIG_BYTES:  # who sends little at a time is seldom waited for: what comes is reported
+                    break
+        if error not in DROPPED:
+            self.failed(error)
+
+    def answer(self, size: int, segment: int) -> None:
+        """Send what lies in the shared buffer to the client."""
+        home = self.home
+        service = home.service
+        member = self.member
+        assert member is not None
+        count = count_of(size, segment)
+        tally = member.tally
+        tally.sent_bytes += size
+        tally.sent_datagrams += count
+        if not tally.dirty:
+            tally.mark()
+        if member.failures_in_a_row:
+            member.failures_in_a_row = 0
+        if self.tried:
+            self.tried = NONE_TRIED
+        self.is_answered = True
+        now_ms = home.reactor.now_ms
+        home.order.used(self, now_ms)
+        meter = service.meter
+        if meter is not None:
+            if meter.allowance(now_ms) <= 0:
+                service.tally.add(REJECTED + MAX_THROUGHPUT, count)
+                return
+            meter.spend(size)
+        if home.port.send_to(size, segment, self.client) == 0:
+            tally = service.tally
+            tally.sent_bytes += size
+            tally.sent_datagrams += count
+            if not tally.dirty:
+                tally.mark()
+        if service.settings.responses:
+            self.awaited -= count
+            if self.awaited <= 0:
+                self.end()
+
+    def failed(self, error: int) -> bool:
+        """The member cannot be reached: move to another one; False if there is none, and the flow has ended."""
+        member = self.member
+        assert member is not None
+        self.note_failure(member, error)
+        return self.move(-1)
+
+    def note_failure(self, member: Member, error: int) -> None:
+        """Count a failure, and don't choose this member again before an answer came."""
+        home = self.home
+        home.service.member_failed(member, KINDS.get(error, LOCAL), home.reactor.now_ms)
+        if member.index >= 0:
+            self.tried = [*self.tried, member.index]
+
+    def leave_down_member(self) -> None:
+        """Move away from a member that was found down, if there is somebody to move to."""
+        home = self.home
+        address: str = self.client[0]
+        index = choose(home.service, home.lane, address, self.client[1], NONE_TRIED, home.reactor.now_ms)
+        if index >= 0 and home.service.members[index] is not self.member:
+            self.move(index)
+
+    def move(self, index: int) -> bool:
+        """Change the member; False if there is none, and the flow has ended."""
+        self.release()
+        service = self.home.service
+        if not self.open(index):
+            service.tally.add(UNSERVED, 1)
+            self.end()
+            return False
+        service.tally.add(MOVED_FLOWS, 1)
+        member = self.member
+        if service.settings.per_packet and member is not None:
+            flows = self.home.flows
+            flows.pop(self.key, None)
+            self.key = (self.client, member.slot)
+            other = flows.get(self.key)
+            if other is not None:
+                other.end()
+            flows[self.key] = self
+        return True
+
+    def release(self) -> None:
+        """Close the socket toward the member, and count it out."""
+        port = self.port
+        member = self.member
+        if port is not None:
+            self.home.reactor.close(port.descriptor, port.sock)
+            self.port = None
+        if member is not None:
+            self.home.service.member_closed(member)
+            self.member = None
+
+    def end(self) -> None:
+        """Close the flow and let go of everything."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        home = self.home
+        service = home.service
+        now_ms = home.reactor.now_ms
+        self.release()
+        home.flows.pop(self.key, None)
+        home.order.remove(self)
+        self.leave(now_ms)
+        service.active -= 1
+        service.tally.active -= 1
+        service.tally.mark()
+        home.flow_ended()
+
+    def leave(self, now_ms: int) -> None:
+        """Give back the places in the persistence table and under the limits."""
+        lane = self.home.lane
+        if self.entry >= 0 and lane.entries is not None:
+            lane.entries.leave(self.entry, now_ms)
+            self.entry = -1
+        gate = self.home.service.gate
+        if self.has_place and gate is not None:
+            self.has_place = False
+            address: str = self.client[0]
+            gate.leave(address, lane.clients, now_ms)
+
+    def on_fault(self) -> None:
+        """Give it up."""
+        self.end()

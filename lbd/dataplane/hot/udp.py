@@ -1,0 +1,241 @@
+"""The socket on which clients reach a UDP service, and the flows that came through it.
+
+One SO_REUSEPORT socket for each worker: the kernel gives all datagrams of a client's address and port to the same one.
+So a flow is known to one worker only, and the table needs no lock.
+
+A datagram costs four system calls for a query and its answer, besides its share of epoll_wait. New flows are bounded in
+number and in descriptors: beyond, the flow that was idle longest makes room, among those that never came back after
+an answer first (lbd.dataplane.hot.idle_order).
+
+Hot module: compiled by mypyc, and must do the same when interpreted.
+"""
+
+from __future__ import annotations
+
+import _socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from lbd.dataplane.hot.connection import IDLE, NONE_TRIED
+from lbd.dataplane.hot.datagrams import NOTHING, count_of
+from lbd.dataplane.hot.entrance import ACCEPT_BATCH
+from lbd.dataplane.hot.flow import Flow, FlowHome
+from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.limits import ADMITTED, MAX_THROUGHPUT, SOURCE_RANGES
+from lbd.dataplane.hot.reactor import Reactor
+from lbd.dataplane.hot.service import Service
+from lbd.dataplane.hot.tally import EVICTED_FLOWS, REJECTED, UNSERVED
+from lbd.dataplane.hot.tally import TIMED_OUT as ENDED_BY_TIMEOUT
+from lbd.dataplane.hot.wheel import Timed
+
+LOOK_INTERVAL_MS: Final = 5000
+"""How long a shortened idle timeout may go unnoticed."""
+REFUSING_BATCHES: Final = 64
+"""How many batches that wait are still served when no more shall be: the kernel's buffer of a busy service."""
+
+
+class IdleTimer(Timed):
+    """Ends the idle flows of one socket: one timer for all, because the order says who is next."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: UdpListener) -> None:
+        Timed.__init__(self)
+        self.listener: UdpListener | None = listener
+
+    def expired(self, now_ms: int) -> None:
+        """Look, and look again when the next one may be due."""
+        listener = self.listener
+        if listener is not None:
+            listener.end_idle(now_ms)
+
+
+class UdpListener(FlowHome):
+    """See the module. While it `is_refusing`, the flows that there are go on, and nobody else gets one; `on_vacant` is
+    told the service's slot when the last flow of the service in this worker ends then."""
+
+    __slots__ = ("is_refusing", "on_vacant", "timer")
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        service: Service,
+        lane: Lane,
+        identity: int,
+        sock: _socket.socket,
+        on_vacant: Callable[[int], None] | None,
+    ) -> None:
+        FlowHome.__init__(self, reactor, service, lane, identity, sock)
+        self.port.forget_merging()
+        self.is_refusing: bool = False
+        self.on_vacant: Callable[[int], None] | None = on_vacant
+        self.timer: IdleTimer = IdleTimer(self)
+
+    def on_event(self, events: int) -> None:
+        """Datagrams wait; they are taken when the events of this batch are over, as connections are."""
+        self.reactor.ready_to_accept(self)
+
+    def pause(self) -> None:
+        """Descriptors are used up: go on all the same, flows that are there need none, and a new one makes room."""
+
+    def resume(self) -> None:
+        """Take what comes, unless it is to be left alone."""
+        if not self.stopped:
+            self.watch()
+
+    def set_accepting(self, accepting: bool) -> None:
+        """Serve everybody from now on, or nobody: what comes waits in the kernel's buffer."""
+        self.is_refusing = False
+        FlowHome.set_accepting(self, accepting)
+
+    def refuse(self) -> None:
+        """Serve what waits, and from then on only the flows that there are."""
+        if not self.stopped and not self.is_refusing:
+            for _ in range(REFUSING_BATCHES):
+                if self.take(ACCEPT_BATCH):
+                    break
+        self.is_refusing = True
+        self.stopped = False
+        self.watch()
+
+    def take(self, most: int) -> bool:
+        """Take at most `most` datagrams, or merged pieces; return True if none is left."""
+        port = self.port
+        service = self.service
+        tally = service.tally
+        now_ms = self.reactor.now_ms
+        per_packet = service.settings.per_packet
+        meter = service.meter
+        flows = self.flows
+        for _ in range(most):
+            if self.closed:
+                return True
+            size = port.receive()
+            if size < 0:
+                if size == NOTHING:
+                    return True
+                continue  # an error about some client: nothing is known of it
+            segment = port.segment
+            client = port.sender
+            flow = flows.get(client) if not per_packet else None
+            if flow is None:
+                flow = self.welcome(client, client, -1) if not per_packet else self.spread(client)
+                if flow is None:
+                    continue
+            count = count_of(size, segment)
+            if meter is not None:
+                if meter.allowance(now_ms) <= 0:
+                    tally.add(REJECTED + MAX_THROUGHPUT, count)
+                    continue
+                meter.spend(size)
+            tally.received_bytes += size
+            tally.received_datagrams += count
+            if not tally.dirty:
+                tally.mark()
+            flow.forward(size, segment, count)
+        return False
+
+    def spread(self, client: Any) -> Flow | None:
+        """Return the client's flow with the member whose turn it is."""
+        service = self.service
+        index = service.pick(client[0], NONE_TRIED, self.reactor.now_ms)
+        if index < 0:
+            if not self.is_refusing:
+                service.tally.add(UNSERVED, 1)
+            return None
+        key: Any = (client, service.members[index].slot)
+        flow = self.flows.get(key)
+        return flow if flow is not None else self.welcome(key, client, index)
+
+    def welcome(self, key: Any, client: Any, index: int) -> Flow | None:
+        """Return a new flow to the member at `index` (-1: to the one that the client shall have); None without one."""
+        if self.is_refusing:
+            return None
+        service = self.service
+        settings = service.settings
+        reactor = self.reactor
+        address: str = client[0]
+        ranges = settings.source_ranges
+        if ranges is not None and not ranges.contains(address):
+            service.tally.add(REJECTED + SOURCE_RANGES, 1)
+            return None
+        flow = Flow(self, key, client)
+        gate = service.gate
+        if gate is not None:
+            answer = gate.enter_flow(address, self.lane.clients, reactor.now_ms)
+            if answer != ADMITTED:
+                service.tally.add(REJECTED + answer, 1)
+                return None
+            flow.has_place = True
+        if not self.make_room() or not flow.open(index):
+            service.tally.add(UNSERVED, 1)
+            flow.leave(reactor.now_ms)
+            return None
+        self.flows[key] = flow
+        self.order.add(flow, reactor.now_ms)
+        service.active += 1
+        service.tally.active += 1
+        service.tally.total += 1
+        service.tally.mark()
+        if self.timer.wheel_slot < 0 and settings.idle_ms:
+            reactor.wheel.arm(self.timer, reactor.now_ms + min(settings.idle_ms, LOOK_INTERVAL_MS))
+        return flow
+
+    def make_room(self) -> bool:
+        """Have one flow more fit into the table and the descriptors; False if it does not."""
+        reactor = self.reactor
+        most = self.service.settings.max_flows
+        while (most and len(self.flows) >= most) or reactor.sockets >= reactor.socket_limit:
+            longest_idle = self.order.longest_idle()
+            if longest_idle is None:
+                return False
+            longest_idle.end()
+            self.service.tally.add(EVICTED_FLOWS, 1)
+            if reactor.sockets >= reactor.socket_limit:
+                reactor.free_descriptors()
+        return True
+
+    def end_idle(self, now_ms: int) -> None:
+        """End the flows on which nothing has moved for the idle timeout."""
+        idle_ms = self.service.settings.idle_ms
+        order = self.order
+        order.set_idle(idle_ms)
+        if idle_ms == 0 or self.closed:
+            return
+        before = len(order)
+        due_ms = order.end_idle(idle_ms, now_ms)
+        if len(order) != before:
+            self.service.tally.add(ENDED_BY_TIMEOUT + IDLE, before - len(order))
+        if due_ms:
+            self.reactor.wheel.arm(self.timer, min(due_ms, now_ms + LOOK_INTERVAL_MS))
+
+    def flow_ended(self) -> None:
+        """Tell when nobody is left to be served."""
+        tell = self.on_vacant
+        if tell is not None and self.is_refusing and self.service.active == 0 and not self.closed:
+            tell(self.service.slot)
+
+    def flows_to(self, member_slot: int) -> list[Flow]:
+        """Return the flows to a member, or all for -1."""
+        found: list[Flow] = []
+        for flow in self.flows.values():
+            member = flow.member
+            if member_slot < 0 or (member is not None and member.slot == member_slot):
+                found.append(flow)
+        return found
+
+    def weights_changed(self) -> None:
+        """While nobody else is served, a flow whose member is down has nothing to go on for."""
+        if self.is_refusing:
+            for flow in self.flows_to(-1):
+                member = flow.member
+                if member is None or member.down:
+                    flow.end()
+
+    def close(self) -> None:
+        """Let go of the socket, and end the flows: no answer could leave any more."""
+        FlowHome.close(self)
+        for flow in self.flows_to(-1):
+            flow.end()
+        self.reactor.wheel.disarm(self.timer)
+        self.timer.listener = None  # no reference cycle is left behind
