@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from lbd import __version__
 from lbd.announce.announcer import Layer2Announcer
 from lbd.announce.errors import AnnounceError
+from lbd.announce.local_deliverer import LocalDeliverer
 from lbd.announce.return_path_announcer import ReturnPathAnnouncer
 from lbd.health.checker import HealthChecker
 from lbd.model.desired import DesiredState, MemberKey
@@ -29,6 +31,7 @@ from lbd.supervisor.relay_path import RelayDataPath
 from lbd.supervisor.snapshot import Snapshots
 from lbd.supervisor.supervisor import Supervisor
 from lbd.supervisor.tasks import Tasks
+from lbd.supervisor.transparent_members import Members, desired_members, is_transparent
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +59,14 @@ class Daemon:
             engine.frontend_interface,
             engine.frontend_gateways,
         )
+        self._answers = LocalDeliverer(self._transparent_members, is_used=is_transparent(desired))
         self._health = HealthChecker(self._on_health_change, rng=random.Random())
         self._data_path = RelayDataPath(
             engine.workers,
             engine.drain_timeout_s,
             lambda key, error, in_a_row: self._supervisor.member_failed(key, error, in_a_row),
             lambda: self._supervisor.wake(),
+            self._answers if is_transparent(desired) else None,
         )
         self._supervisor = Supervisor(desired, self._data_path, self._announcer, self._health)
         self._source = FileSource(paths_of, desired)
@@ -74,7 +79,10 @@ class Daemon:
 
     def status(self) -> Status:
         """Return the snapshot that everybody reads."""
-        return self._snapshots.take(self._source.status)
+        status = self._snapshots.take(self._source.status)
+        if self._answers.problem:
+            return replace(status, problems=(*status.problems, self._answers.problem))
+        return status
 
     async def reload(self) -> ReloadResult:
         """Read the files again, and return once the change has arrived everywhere, or was refused."""
@@ -114,6 +122,7 @@ class Daemon:
         await self._announcer.start()
         for vip in await self._announcer.sweep(frozenset(self._desired.vips)):
             log.warning("orphan_removed", vip=vip, reason="left by a daemon that did not end in order")
+        await self._answers.start()
         await self._health.start()
         await self._data_path.start()
         self._tasks.own(self._measure_lag(), "measure loop lag")
@@ -139,6 +148,10 @@ class Daemon:
             await self._announcer.close(remove_addresses=True)
         except AnnounceError as error:  # the rest must end all the same; the next start sweeps what is left
             log.error("vips_left_behind", reason=str(error))
+        try:
+            await self._answers.close(remove=True)
+        except AnnounceError as error:
+            log.error("rules_left_behind", reason=str(error))
         await self._data_path.close()
         await self._health.close()
         if self._metrics is not None:
@@ -169,6 +182,9 @@ class Daemon:
             log.warning("stopping_at_once", signal=name, reason="a second signal to stop")
             self._data_path.kill()
             self._tasks.cancel()
+
+    def _transparent_members(self) -> Members:
+        return desired_members(self._supervisor.desired) | self._data_path.transparent_members()
 
     def _on_health_change(self, key: MemberKey, health: MemberHealth) -> None:
         self._supervisor.health_changed(key)

@@ -170,7 +170,8 @@ class VirtualServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker process. `effective_capabilities` is CapEff in hexadecimal: "0" is what it should be."""
+    """A worker process. `effective_capabilities` is CapEff in hexadecimal, and should be `expected_capabilities`: "0",
+    or "2000" (CAP_NET_RAW) in a daemon that had a transparent service at its start."""
 
     index: int
     pid: int
@@ -192,6 +193,7 @@ class WorkerStatus:
     """False while the descriptor limit is reached: the kernel's queue holds new connections."""
     effective_capabilities: str
     active_connections: int
+    expected_capabilities: str = "0"
 
 
 @dataclass(frozen=True, slots=True)

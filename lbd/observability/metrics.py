@@ -221,7 +221,12 @@ def _worker_metrics() -> list[Metric]:
         gauge("heartbeat_age_seconds", "Time since the worker's last heartbeat, in seconds.", _heartbeat_age_s),
         gauge("descriptors_used", "Open file descriptors of the worker, in descriptors.", _descriptors_used),
         gauge("descriptors_limit", "Most file descriptors that the worker may open.", _descriptors_limit),
-        gauge("capabilities", "Effective capabilities of the worker, in capabilities: 0 is right.", _capabilities),
+        gauge(
+            "capabilities",
+            "Effective capabilities of the worker, in capabilities: 0 is right, 1 in a daemon that started with a "
+            "transparent service.",
+            _capabilities,
+        ),
     ]
 
 

@@ -13,8 +13,14 @@ import structlog
 from lbd.config import ConfigErrors, load
 from lbd.model.desired import DesiredState
 from lbd.model.status import ConfigStatus, ReloadResult
+from lbd.supervisor.transparent_members import is_transparent
 
 log = structlog.get_logger(__name__)
+
+_FIRST_TRANSPARENT = (
+    "source: transparent: the first service with it needs a restart of the daemon, whose workers have given up "
+    "the capability for it (CAP_NET_RAW)"
+)
 
 
 class FileSource:
@@ -23,6 +29,7 @@ class FileSource:
     def __init__(self, paths_of: Callable[[], Sequence[Path]], initial: DesiredState) -> None:
         self._paths_of = paths_of
         self._current = initial
+        self._may_be_transparent = is_transparent(initial)
         self._post: Callable[[DesiredState], None] | None = None
         self._lock = asyncio.Lock()
         now = time.time()
@@ -55,7 +62,10 @@ class FileSource:
                 return self._refused(paths, tuple(map(str, error.errors)))
             except ValueError as error:
                 return self._refused(paths, (str(error),))
-            if fixed := _changes_that_need_a_restart(self._current, desired):
+            fixed = _changes_that_need_a_restart(self._current, desired)
+            if is_transparent(desired) and not self._may_be_transparent:
+                fixed.append(_FIRST_TRANSPARENT)
+            if fixed:
                 return self._refused(paths, tuple(fixed))
             return self._accepted(paths, desired)
 

@@ -16,11 +16,14 @@ from lbd.dataplane.channel import Message
 from lbd.model.address import Endpoint
 from lbd.model.desired import MemberKey, Pool, VirtualService
 from lbd.model.status import ConnectError, Traffic, WorkerStatus
+from lbd.supervisor.lanes import Lanes
 from lbd.supervisor.listeners import ListeningSocket
 from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
 from lbd.supervisor.service_message import hash_members, hash_table, service_message
 from lbd.supervisor.slots import Slots, SlotsExhaustedError
+from lbd.supervisor.steering import Group
 from lbd.supervisor.traffic import traffic_of
+from lbd.supervisor.transparent_members import Answers, Members, TransparentMembers
 from lbd.supervisor.undelivered import undelivered
 from lbd.supervisor.worker_pool import Loan, WorkerPool
 from lbd.supervisor.worker_process import WorkerProcess, WorkerState
@@ -41,6 +44,7 @@ class _Opened:
     weights: list[int]
     down: list[bool]
     sockets: list[ListeningSocket]
+    lanes: Lanes
     table: int | None = None
     """Descriptor of the consistent-hash table's memory, which the workers map."""
     acceptance: Acceptance = Acceptance.HOLD
@@ -53,10 +57,16 @@ class _Opened:
 
 class RelayDataPath:
     """Implements `DataPath` with worker processes. `on_failure` is told of connect failures that the relay saw,
-    `on_change` that a plan may come out anew."""
+    `on_change` that a plan may come out anew. `answers` is None where no service may be transparent: then workers have
+    no capability."""
 
     def __init__(
-        self, workers: int, drain_timeout_s: float, on_failure: MemberFailure, on_change: Callable[[], None]
+        self,
+        workers: int,
+        drain_timeout_s: float,
+        on_failure: MemberFailure,
+        on_change: Callable[[], None],
+        answers: Answers | None,
     ) -> None:
         self._on_failure = on_failure
         self._on_change = on_change
@@ -64,9 +74,14 @@ class RelayDataPath:
         self._service_slots: Slots[Handle] = Slots(counters.MAX_SERVICES)
         self._member_slots: Slots[tuple[Handle, Endpoint]] = Slots(counters.MAX_MEMBERS)
         self._identities = itertools.count(1)
+        self._seed = int.from_bytes(os.urandom(4))
         self._generation = 0
         self._size = workers
-        self._pool = WorkerPool(workers, drain_timeout_s, self, self._on_worker_message, on_change)
+        self._answers = answers
+        self._transparent = TransparentMembers()
+        self._pool = WorkerPool(
+            workers, drain_timeout_s, self, self._on_worker_message, on_change, keeps_net_raw=answers is not None
+        )
 
     async def start(self) -> None:
         """Start the workers, and wait until each is ready or START_TIMEOUT_S have passed."""
@@ -96,18 +111,24 @@ class RelayDataPath:
             SlotsExhaustedError: more services or members than the counters have places for.
         """
         sockets: list[ListeningSocket] = []
+        group = self._group(handle, service)
+        lanes = Lanes(sockets, group, self._seed)
         try:
-            for _ in range(self._size):
-                sockets.append(ListeningSocket(next(self._identities), service.listen))
-                sockets[-1].listen()
+            while len(sockets) < self._size:
+                sockets.append(ListeningSocket(next(self._identities), service.listen, group))
+                sockets[-1].set_client_options(service.client_keepalive, service.timeouts.client_user_s)
+            lanes.steer(service)
+            lanes.listen()
             slot = self._service_slots.take(handle)
+            await self._settle_answers(handle, service)
             table = await hash_table(service.pool)
         except (OSError, SlotsExhaustedError):
+            self._transparent.forget(handle)
             self._service_slots.release(handle, self._generation)
             for sock in sockets:
                 sock.close()
             raise
-        opened = _Opened(service, slot, list(weights), list(down), sockets, table)
+        opened = _Opened(service, slot, list(weights), list(down), sockets, lanes, table)
         self._opened[handle] = opened
         try:
             message = self._service_message(handle, opened)
@@ -115,9 +136,18 @@ class RelayDataPath:
                 self._send_service(worker, opened, message)
                 self._pool.lend(worker, self._loan(opened, worker.index))
         except (OSError, SlotsExhaustedError):
+            for sock in opened.sockets:
+                sock.refuse()  # workers may hold it for a moment yet; nobody has been told of the service
             self._let_go(opened, take_queue=False)
             self.remove(handle)
             raise
+
+    def _group(self, handle: Handle, service: VirtualService) -> Group:
+        """Return the SO_REUSEPORT group of a service's sockets: one that is on its way out may still be in it."""
+        for other, opened in self._opened.items():
+            if other.listen == handle.listen and opened.service.protocol is service.protocol:
+                return opened.lanes.group
+        return Group()
 
     async def update(
         self,
@@ -129,6 +159,7 @@ class RelayDataPath:
     ) -> None:
         """Give every worker the changed pool and timeouts; established connections stay as they are."""
         opened = self._opened[handle]
+        await self._settle_answers(handle, opened.service, service)
         if hash_members(service.pool) != hash_members(opened.service.pool):
             old_table, opened.table = opened.table, await hash_table(service.pool)
             if old_table is not None:
@@ -136,7 +167,11 @@ class RelayDataPath:
         kept = {member.endpoint for member in service.pool.members}
         for member in opened.service.pool.members:
             if member.endpoint not in kept:
-                self._member_slots.release((handle, member.endpoint), generation)
+                self._release_member(handle, opened.service, member.endpoint, generation)
+        self._transparent.note(handle, service)
+        for sock in opened.sockets:
+            sock.set_client_options(service.client_keepalive, service.timeouts.client_user_s)
+        opened.lanes.steer(service)
         opened.service = service
         opened.weights = list(weights)
         opened.down = list(down)
@@ -161,11 +196,11 @@ class RelayDataPath:
             OSError: it can't listen again, because another process listens there now.
         """
         opened = self._opened[handle]
-        for sock in opened.sockets:
-            if acceptance is Acceptance.REFUSE:
+        if acceptance is Acceptance.REFUSE:
+            for sock in opened.sockets:
                 sock.refuse()
-            else:
-                sock.listen()
+        else:
+            opened.lanes.listen()
         opened.acceptance = acceptance
         accepting = acceptance is Acceptance.ACCEPT
         self._pool.broadcast({"type": "accepting", "slot": opened.slot, "accepting": accepting})
@@ -198,9 +233,13 @@ class RelayDataPath:
             worker.state is not WorkerState.DEAD for worker, _ in opened.unlistening
         ):
             return False
-        for sock in opened.sockets:
-            sock.close()
-        opened.sockets = []
+        if opened.sockets:
+            for sock in opened.sockets:
+                sock.close()
+            opened.sockets.clear()
+            for other in self._opened.values():
+                if other.lanes.group is opened.lanes.group and not other.stopping:
+                    other.lanes.restore()
         return True
 
     def reset_connections(self, handle: Handle, reason: str) -> None:
@@ -233,7 +272,8 @@ class RelayDataPath:
         self._pool.broadcast({"type": "remove", "slot": opened.slot})
         self._release(opened)
         for member in opened.service.pool.members:
-            self._member_slots.release((handle, member.endpoint), self._generation + 1)
+            self._release_member(handle, opened.service, member.endpoint, self._generation + 1)
+        self._transparent.forget(handle)
         self._service_slots.release(handle, self._generation + 1)
         self.finish_generation(self._generation)
 
@@ -242,6 +282,24 @@ class RelayDataPath:
         self._generation = generation
         self._pool.broadcast({"type": "generation", "generation": generation})
         self._reclaim_slots()
+        if self._answers is not None:
+            self._answers.look_again()
+
+    def transparent_members(self) -> Members:
+        """Whose answers to clients' own addresses belong here, also where only old connections to them go on."""
+        self._reclaim_slots()
+        released = {slot for slot in self._member_slots.in_use if self._member_slots.key_of(slot) is None}
+        return self._transparent.now(released.__contains__)
+
+    async def _settle_answers(self, handle: Handle, *services: VirtualService) -> None:
+        """Before a worker hears of a member its answers must arrive."""
+        if self._transparent.note(handle, *services) and self._answers is not None:
+            await self._answers.settle()
+
+    def _release_member(self, handle: Handle, service: VirtualService, endpoint: Endpoint, generation: int) -> None:
+        slot = self._member_slots.slot_of((handle, endpoint))
+        self._transparent.leave(handle, service.protocol, endpoint, slot)
+        self._member_slots.release((handle, endpoint), generation)
 
     def acknowledged_generation(self) -> int:
         """The newest generation that every running worker has acknowledged."""

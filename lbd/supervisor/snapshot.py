@@ -155,8 +155,11 @@ class Snapshots:
                     f"worker {worker.index} accepts nothing: {worker.descriptors_used} of {worker.descriptors_limit} "
                     "descriptors are in use; raise LimitNOFILE or add service engines"
                 )
-            if worker.effective_capabilities not in ("0", "?"):
-                problems.append(f"worker {worker.index} has capabilities {worker.effective_capabilities}")
+            if worker.effective_capabilities not in (worker.expected_capabilities, "?"):
+                problems.append(
+                    f"worker {worker.index} has capabilities {worker.effective_capabilities} "
+                    f"instead of {worker.expected_capabilities}"
+                )
         if not config.last_reload_success:
             problems.append(
                 f"the last reload was refused, generation {config.generation} stays: {len(config.errors)} errors"

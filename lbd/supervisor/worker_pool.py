@@ -12,7 +12,7 @@ import structlog
 
 from lbd.dataplane import counters
 from lbd.dataplane.channel import Message
-from lbd.dataplane.privileges import effective_capabilities
+from lbd.dataplane.privileges import CAP_NET_RAW_ALONE, NO_CAPABILITY, effective_capabilities
 from lbd.model.status import WorkerStatus
 from lbd.supervisor.listeners import ListeningSocket
 from lbd.supervisor.tasks import Tasks
@@ -58,7 +58,7 @@ class Holdings(Protocol):
 
 class WorkerPool:
     """`on_message` gets what workers say beyond their own state, `on_change` is called when a plan may come out anew,
-    `all_ready` is set when every place had a worker that was ready."""
+    `all_ready` is set when every place had a worker that was ready. `keeps_net_raw` leaves workers that capability."""
 
     def __init__(
         self,
@@ -67,12 +67,15 @@ class WorkerPool:
         holdings: Holdings,
         on_message: Callable[[WorkerProcess, Message], None],
         on_change: Callable[[], None],
+        *,
+        keeps_net_raw: bool,
     ) -> None:
         self._size = size
         self._drain_timeout_s = drain_timeout_s
         self._holdings = holdings
         self._on_message_to_owner = on_message
         self._on_change = on_change
+        self._keeps_net_raw = keeps_net_raw
         rows = 2 * size + 2  # a dying worker's row is free again at once; the spare ones are for its replacement
         self.counters = counters.CounterMap.create(rows)
         self._free_rows = list(range(rows, 0, -1))
@@ -165,13 +168,14 @@ class WorkerPool:
             accepting=bool(field(counters.ACCEPTING)),
             effective_capabilities=effective_capabilities(worker.pid),
             active_connections=active_of(worker.row) if worker.row else 0,
+            expected_capabilities=CAP_NET_RAW_ALONE if self._keeps_net_raw else NO_CAPABILITY,
         )
 
     async def _start_worker(self, index: int) -> None:
         worker = WorkerProcess(index, self._free_rows.pop(), self.counters, self._on_worker_message, self._on_death)
         self._places[index] = worker
         try:
-            await worker.start(self._drain_timeout_s)
+            await worker.start(self._drain_timeout_s, keeps_net_raw=self._keeps_net_raw)
             self._holdings.greet(worker)
         except OSError:
             worker.kill()

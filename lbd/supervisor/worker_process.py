@@ -57,8 +57,8 @@ class WorkerProcess:
         self._waiter: asyncio.Task[None] | None = None
         self.started_s = 0.0
 
-    async def start(self, drain_timeout_s: float) -> None:
-        """Execute the program and greet it.
+    async def start(self, drain_timeout_s: float, *, keeps_net_raw: bool) -> None:
+        """Execute the program and greet it. `keeps_net_raw` leaves it CAP_NET_RAW, for transparent services.
 
         Raises:
             OSError: it can't be executed.
@@ -68,6 +68,7 @@ class WorkerProcess:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "lbd.dataplane.worker", str(theirs.fileno()), WORKER_USER),
+                *(("net_raw",) if keeps_net_raw else ()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
