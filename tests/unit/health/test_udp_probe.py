@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from lbd.health.probes import udp
 from lbd.health.probes.poller import Poller
 from lbd.health.probes.udp import SILENCE_S, UdpProbe
 from lbd.health.result import Outcome, ProbeResult, Reason
@@ -31,8 +32,8 @@ def probe(endpoint: Endpoint, monitor: HealthMonitor, times: int = 1) -> ProbeRe
         poller = Poller()
         poller.open()
         try:
-            udp = UdpProbe(poller)
-            return (await asyncio.gather(*(udp.probe(endpoint, monitor) for _ in range(times))))[-1]
+            prober = UdpProbe(poller)
+            return (await asyncio.gather(*(prober.probe(endpoint, monitor) for _ in range(times))))[-1]
         finally:
             poller.close()
 
@@ -80,7 +81,7 @@ def test_silence_fails_at_the_timeout_where_an_answer_is_expected(members: Any, 
 def test_port_unreachable_fails_before_the_time_is_up(members: Any, address: str, monitor: HealthMonitor) -> None:
     result = probe(members.refusing_datagrams(address), monitor)
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.CONNECT_REFUSED)
-    assert result.latency_s < SILENCE_S
+    assert result.latency_s < 2.0
 
 
 def test_silence_passes_after_the_grace_where_nothing_is_expected(members: Any, address: str) -> None:
@@ -90,17 +91,21 @@ def test_silence_passes_after_the_grace_where_nothing_is_expected(members: Any, 
     assert members.heard == [b""]  # without a datagram nothing could be refused
 
 
-def test_grace_is_never_longer_than_the_timeout(members: Any) -> None:
-    result = probe(members.answer_datagrams(lambda _: []), replace(SILENT, timeout_s=0.02))
+def test_grace_is_never_longer_than_the_timeout(members: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "SILENCE_S", 5.0)
+    result = probe(members.answer_datagrams(lambda _: []), replace(SILENT, timeout_s=0.1))
     assert result.passed
-    assert result.latency_s < SILENCE_S
+    assert result.latency_s < 3.0
 
 
 @pytest.mark.parametrize("answer", [b"", b"anything"])
-def test_any_answer_passes_at_once_where_nothing_is_expected(members: Any, answer: bytes) -> None:
+def test_any_answer_passes_at_once_where_nothing_is_expected(
+    members: Any, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp, "SILENCE_S", 5.0)
     result = probe(members.answer_datagrams(lambda _: [answer]), replace(SILENT, send=b"ping"))
     assert result.passed
-    assert result.latency_s < SILENCE_S
+    assert result.latency_s < 3.0
     assert members.heard == [b"ping"]
 
 
@@ -176,16 +181,16 @@ def test_checks_free_their_descriptors_even_when_cancelled(members: Any, descrip
     async def check() -> list[int]:
         poller = Poller()
         poller.open()
-        udp = UdpProbe(poller)
+        prober = UdpProbe(poller)
         counts = [descriptors()]
-        tasks = [asyncio.create_task(udp.probe(endpoint, ASKING)) for _ in range(20)]
+        tasks = [asyncio.create_task(prober.probe(endpoint, ASKING)) for _ in range(20)]
         await asyncio.sleep(0)
         counts.append(descriptors())
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
         counts.append(descriptors())
-        await asyncio.gather(*(udp.probe(endpoint, SILENT) for _ in range(20)))
+        await asyncio.gather(*(prober.probe(endpoint, SILENT) for _ in range(20)))
         counts.append(descriptors())
         poller.close()
         return counts
