@@ -18,7 +18,9 @@ from typing import IO, Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+import lab_zygote
 from lab_wait import eventually
+from lbd.cli.admin_client import AdminClient, AdminError
 from lbd.cli.demo.lab import Lab
 
 LBD = Path(sys.executable).parent / "lbd"
@@ -185,7 +187,7 @@ class Daemon:
         self.log = LogRecords()
         self.output = LogRecords()
         self.notifications: list[dict[str, str]] = []
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | lab_zygote.ForkedProcess | None = None
         self._environment = {**os.environ, "LBD_FORM": form, "STATE_DIRECTORY": str(directory / "state"), **environment}
         self._notified = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -236,17 +238,22 @@ class Daemon:
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(notify_path))
         notify_path.chmod(0o666)  # as systemd's: a daemon that runs as another user may write to it
-        self.process = self.lab.se.popen(
-            [*self._prefix, str(LBD), "run", "-c", str(self.config_path)],
-            environment={**self._environment, "NOTIFY_SOCKET": str(notify_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        arguments = ["run", "-c", str(self.config_path)]
+        environment = {**self._environment, "NOTIFY_SOCKET": str(notify_path)}
+        if self._prefix:
+            self.process = self.lab.se.popen(
+                [*self._prefix, str(LBD), *arguments],
+                environment=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        else:
+            self.process = lab_zygote.popen(arguments, str(self.lab.se.path), environment)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._thread(self.log.follow, self.process.stderr)
         self._thread(self.output.follow, self.process.stdout)
-        self._thread(self._follow_notifications, notify, self.process)
+        self._thread(self._follow_notifications, notify, self.process.pid)
         if wait_ready:
             self.wait_notification("READY", timeout_s)
         return self
@@ -256,8 +263,8 @@ class Daemon:
         thread.start()
         self._threads.append(thread)
 
-    def _follow_notifications(self, notify: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        ended = os.pidfd_open(process.pid)
+    def _follow_notifications(self, notify: socket.socket, pid: int) -> None:
+        ended = os.pidfd_open(pid)
         poller = select.poll()
         poller.register(notify, select.POLLIN)
         poller.register(ended, select.POLLIN)
@@ -344,17 +351,18 @@ class Daemon:
 
     def cli(self, *arguments: str, timeout_s: float = 15.0) -> subprocess.CompletedProcess[str]:
         """Run an `lbd` command in the SE's namespace and return it with its output, whatever its exit status."""
-        return self.lab.se.run([str(LBD), *arguments], check=False, timeout_s=timeout_s)
+        return lab_zygote.run(arguments, str(self.lab.se.path), timeout_s)
 
     def status(self) -> StatusView:
-        """Return what `lbd status --json` says.
+        """Return what `lbd status --json` prints, asked of the admin socket directly.
 
         Raises:
-            AssertionError: the command failed.
+            AssertionError: the daemon does not answer.
         """
-        done = self.cli("status", "--json", "--socket", self._admin_socket)
-        assert done.returncode == 0, f"lbd status ended with {done.returncode}: {done.stderr}\n{self.log.tail()}"
-        return StatusView(json.loads(done.stdout))
+        try:
+            return StatusView(json.loads(AdminClient(self._admin_socket).status_body()))
+        except AdminError as error:
+            raise AssertionError(f"{error}\n{self.log.tail()}") from error
 
     def wait_serving(self, timeout_s: float = 10.0) -> StatusView:
         """Wait until every VIP is owned and every service serves what is desired; return the status that said so."""
