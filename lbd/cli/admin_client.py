@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import click
 
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.status import ReloadResult, Status
-from lbd.observability.status_json import StatusFormatError, decode
+from lbd.observability.status_json import StatusFormatError, decode, encode
 
 DEFAULT_SOCKET = "/run/lbd/admin.sock"
 SOCKET_VARIABLE = "LBD_ADMIN_SOCKET"
@@ -57,13 +58,22 @@ class AdminClient:
         except StatusFormatError as error:
             raise AdminError(f"{self._path}: this lbd can't read the daemon's answer ({error})") from error
 
-    def _request(self, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    def set_admin_state(self, change: AdminStateChange) -> AdminStateResult:
+        """Set an admin state, and wait until it counts everywhere or is refused."""
+        code, body = self._request("POST", "/v1/admin-state", RELOAD_TIMEOUT_S, encode(change))
+        if code not in (200, 422):
+            raise AdminError(f"{self._path}: lbd answered {code}: {_error_text(body)}")
+        try:
+            return decode(AdminStateResult, body)
+        except StatusFormatError as error:
+            raise AdminError(f"{self._path}: this lbd can't read the daemon's answer ({error})") from error
+
+    def _request(self, method: str, path: str, timeout_s: float, body: bytes | None = None) -> tuple[int, bytes]:
         connection = _UnixConnection(self._path, timeout_s)
         try:
-            connection.request(method, path)
+            connection.request(method, path, body)
             answer = connection.getresponse()
-            body = answer.read(_MAX_BODY_BYTES)
-            return answer.status, body
+            return answer.status, answer.read(_MAX_BODY_BYTES)
         except OSError as error:
             raise AdminError(_sentence(self._path, error)) from error
         except http.client.HTTPException as error:

@@ -21,6 +21,7 @@ from lbd.announce.errors import AnnounceError
 from lbd.announce.local_deliverer import LocalDeliverer
 from lbd.announce.return_path_announcer import ReturnPathAnnouncer
 from lbd.health.checker import HealthChecker
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.desired import DesiredState, MemberKey
 from lbd.model.status import MemberHealth, ReloadResult, Status
 from lbd.observability.admin import AdminServer
@@ -71,7 +72,7 @@ class Daemon:
         self._supervisor = Supervisor(desired, self._data_path, self._announcer, self._health)
         self._source = FileSource(paths_of, desired)
         self._snapshots = Snapshots(__version__, self._supervisor, self._data_path)
-        self._admin = AdminServer(desired.admin_socket, self.status, self.reload)
+        self._admin = AdminServer(desired.admin_socket, self.status, self.reload, self.set_admin_state)
         listen = desired.metrics_listen
         self._metrics = MetricsServer(listen.address, listen.port, self.status) if listen is not None else None
         self._tasks = Tasks()
@@ -95,6 +96,17 @@ class Daemon:
             except TimeoutError:
                 log.warning("reload_not_settled", generation=result.generation, after_s=SETTLE_TIMEOUT_S)
         self._manager.ready(self._summary())
+        return result
+
+    async def set_admin_state(self, change: AdminStateChange) -> AdminStateResult:
+        """Set an admin state, and return once that has arrived everywhere, or was refused."""
+        result = self._supervisor.set_admin_state(change)
+        if result.success:
+            try:
+                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                    await self._supervisor.settled()
+            except TimeoutError:
+                log.warning("admin_state_not_settled", service=change.service, after_s=SETTLE_TIMEOUT_S)
         return result
 
     async def run(self) -> None:

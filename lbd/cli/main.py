@@ -11,11 +11,15 @@ from lbd import __version__
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_CONFIG = 0, 1, 2, 78
 """Exit codes; 78 is EX_CONFIG of sysexits.h."""
 
+# The module, and what in it is the command where that is not `command`.
 _COMMANDS = {
     "run": "lbd.cli.run",
     "check": "lbd.cli.check",
     "status": "lbd.cli.status",
     "reload": "lbd.cli.reload",
+    "drain": "lbd.cli.admin_state:drain",
+    "disable": "lbd.cli.admin_state:disable",
+    "enable": "lbd.cli.admin_state:enable",
     "demo": "lbd.cli.demo.command",
 }
 
@@ -29,7 +33,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command)
         return command
 

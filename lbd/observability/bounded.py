@@ -146,7 +146,7 @@ class _Connection(web.RequestHandler):
             max_field_size=limits.field_bytes,
             max_headers=limits.headers,
             lingering_time=0.5,
-            auto_decompress=False,  # no body is ever read
+            auto_decompress=False,  # a small body could become a large one
         )
         self._owner = owner
         self.has_asked = False

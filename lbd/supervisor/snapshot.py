@@ -147,6 +147,7 @@ class Snapshots:
             f"{describe(action)} failed {failure.count} times: {failure.reason}"
             for action, failure in self._supervisor.backoff.failures.items()
         ]
+        problems += self._supervisor.admin_states.sentences()
         for worker in workers:
             if worker.state in ("hung", "dead"):
                 problems.append(f"worker {worker.index} is {worker.state}: the others serve its connections meanwhile")

@@ -12,8 +12,10 @@ from typing import Protocol
 import structlog
 
 from lbd.model.address import Endpoint
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.desired import AdminState, DesiredState, HealthMonitor, MemberKey, VirtualService
 from lbd.model.status import ConnectError, MemberHealth, VipState
+from lbd.supervisor.admin_states import AdminStates
 from lbd.supervisor.backoff import Backoff
 from lbd.supervisor.eligibility import judge
 from lbd.supervisor.outliers import Refusal
@@ -65,7 +67,7 @@ class Supervisor:
     """Keeps what is in step with what is desired. `wake` may be called from any callback on the event loop."""
 
     def __init__(self, desired: DesiredState, data_path: DataPath, announcer: Announcer, health: HealthSource) -> None:
-        self.desired = desired
+        self.admin_states = AdminStates(desired, data_path, time.monotonic())
         self.services: dict[ServiceKey, ServiceState] = {}
         self.draining: dict[Handle, tuple[ServiceState, float]] = {}
         """Services on their way out, and when (monotonic) their drain began."""
@@ -117,7 +119,22 @@ class Supervisor:
 
     def set_desired(self, desired: DesiredState) -> None:
         """Take over a new desired state: the whole of it, never a difference."""
-        self.desired = desired
+        self.admin_states.take_over(desired, time.monotonic())
+        self._want_anew()
+
+    def set_admin_state(self, change: AdminStateChange) -> AdminStateResult:
+        """Set an admin state over the one that the sources say, until lbd ends."""
+        result = self.admin_states.change(change, self.services.values(), time.monotonic())
+        if result.success:
+            self._want_anew()
+        return result
+
+    @property
+    def desired(self) -> DesiredState:
+        """What is wanted: the sources' state, with the admin states that were set since."""
+        return self.admin_states.desired
+
+    def _want_anew(self) -> None:
         self.backoff.clear()
         self._wanted_anew = True
         self._settled.clear()
@@ -178,6 +195,7 @@ class Supervisor:
             self._revisions[self._revision + 1] = wanted.generation
             self._revision += 1
             self._data_path.finish_generation(self._revision)
+        self.admin_states.end_drains(self.services.values(), now_s)
         if not self._wanted_anew and self._is_settled(wanted, now_s):
             self._settled.set()
 
@@ -336,6 +354,9 @@ class Supervisor:
         if self.draining:
             until_s.append(now_s + DRAIN_POLL_S)
         until_s += [retry.retry_at_s for retry in self.backoff.failures.values() if retry.retry_at_s > now_s]
+        deadline_s = self.admin_states.next_s()
+        if deadline_s is not None:
+            until_s.append(max(deadline_s, now_s + DRAIN_POLL_S))
         for state in self.services.values():
             if state.up_since_s:
                 until_s.append(now_s + SLOW_START_STEP_S)

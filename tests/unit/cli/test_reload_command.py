@@ -12,12 +12,17 @@ import uvloop
 from click.testing import CliRunner
 
 from lbd.cli.reload import command
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.status import ReloadResult, Status
 from lbd.observability.admin import AdminServer
 
 
 def no_status() -> Status:
     raise AssertionError("lbd reload must not ask for the status")
+
+
+async def no_change(change: AdminStateChange) -> AdminStateResult:
+    raise AssertionError(f"lbd reload must not ask for {change}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def run_reload(path: Path, reload: Callable[[], Awaitable[ReloadResult]]) -> Res
     """Run the command as its own process against a server that lives as long as it does."""
 
     async def main() -> Result:
-        server = AdminServer(str(path), no_status, reload)
+        server = AdminServer(str(path), no_status, reload, no_change)
         await server.start()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "lbd", "reload", "--socket", str(path)),

@@ -20,6 +20,7 @@ import uvloop
 from click.testing import CliRunner
 
 from lbd.cli.status import command
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.status import (
     ConfigStatus,
     Health,
@@ -78,13 +79,17 @@ async def no_reload() -> ReloadResult:
     raise AssertionError("lbd status must not reload")
 
 
+async def no_change(change: AdminStateChange) -> AdminStateResult:
+    raise AssertionError(f"lbd status must not ask for {change}")
+
+
 @contextlib.contextmanager
 def daemon(path: Path, status: Status, reload: Callable[[], Awaitable[ReloadResult]] = no_reload) -> Iterator[str]:
     """Run an admin server in a thread of its own, and end it."""
     ready, loops = threading.Event(), []
 
     async def main() -> None:
-        server = AdminServer(str(path), lambda: status, reload)
+        server = AdminServer(str(path), lambda: status, reload, no_change)
         await server.start()
         stop = asyncio.Event()
         loops.append((asyncio.get_running_loop(), stop))

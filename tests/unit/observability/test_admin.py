@@ -18,6 +18,8 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
+from lbd.model.admin_state import AdminStateChange, AdminStateResult
+from lbd.model.desired import AdminState
 from lbd.model.status import ReloadResult, Status
 from lbd.observability.admin import AdminServer
 from lbd.observability.admin_socket import AdminSocketError
@@ -31,17 +33,25 @@ async def refuse() -> ReloadResult:
     return ReloadResult(False, 7, ("lbd.yaml:12:9: bad", "lbd.yaml:13:1: worse"))
 
 
+NO_SUCH_SERVICE = AdminStateResult(False, "there is no virtual service 'wbe'; did you mean web?")
+
+
+async def unknown(_change: AdminStateChange) -> AdminStateResult:
+    return NO_SUCH_SERVICE
+
+
 def serve(
     path: Path,
     source: Callable[[], Status],
     test: Callable[[Open], Awaitable[None]],
     reload: Callable[[], Awaitable[ReloadResult]] = refuse,
+    set_admin_state: Callable[[AdminStateChange], Awaitable[AdminStateResult]] = unknown,
     **options: Any,
 ) -> None:
     """Run `test` against an admin server, and claim that nothing is left of it afterwards."""
 
     async def main() -> None:
-        server = AdminServer(str(path), source, reload, **options)
+        server = AdminServer(str(path), source, reload, set_admin_state, **options)
         await server.start()
         try:
             await asyncio.wait_for(test(partial(asyncio.open_unix_connection, str(path))), 20)
@@ -120,6 +130,83 @@ def test_a_reload_is_logged_with_who_asked(make: Any, http: Any, path: Path) -> 
         assert (event["peer_pid"], event["peer_uid"], event["peer_gid"]) == (os.getpid(), os.getuid(), os.getgid())
 
     serve(path, make.status, test, succeed)
+
+
+def ask_for_state(body: str, *, length: int | None = None) -> str:
+    size = len(body) if length is None else length
+    return f"POST /v1/admin-state HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n{body}"
+
+
+def test_a_change_of_an_admin_state_arrives_as_asked_and_is_logged_with_who_asked(
+    make: Any, http: Any, path: Path
+) -> None:
+    asked: list[AdminStateChange] = []
+
+    async def accept(change: AdminStateChange) -> AdminStateResult:
+        asked.append(change)
+        return AdminStateResult(True, "", "enabled", 3)
+
+    async def test(where: Open) -> None:
+        body = {"service": "web", "member": "10.0.0.1:80", "admin_state": "draining", "deadline_s": 60}
+        with capture_logs() as events:
+            answer = await http(where, ask_for_state(json.dumps(body)))
+        assert (answer.code, json.loads(answer.body)) == (
+            200,
+            {"success": True, "configured": "enabled", "active_connections": 3},
+        )
+        await http(where, ask_for_state('{"service": "web", "admin_state": "enabled"}'))
+        assert asked == [
+            AdminStateChange("web", AdminState.DRAINING, "10.0.0.1:80", 60.0),
+            AdminStateChange("web", AdminState.ENABLED),
+        ]
+        (event,) = events
+        assert (event["event"], event["peer_pid"]) == ("admin_state_requested", os.getpid())
+
+    serve(path, make.status, test, set_admin_state=accept)
+
+
+def test_a_change_that_makes_no_sense_is_422_with_the_sentence(make: Any, http: Any, path: Path) -> None:
+    async def test(where: Open) -> None:
+        answer = await http(where, ask_for_state('{"service": "wbe", "admin_state": "draining"}'))
+        assert answer.code == 422
+        assert json.loads(answer.body)["error"] == NO_SUCH_SERVICE.error
+
+    serve(path, make.status, test)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "no json",
+        "[]",
+        '{"service": "web"}',
+        '{"service": "web", "admin_state": "drained"}',
+        '{"service": 1, "admin_state": "enabled"}',
+        '{"service": "web", "admin_state": "draining", "deadline_s": "60s"}',
+        '{"service": "' + "w" * 5000 + '", "admin_state": "enabled"}',
+        "[" * 4000,
+    ],
+    ids=range(9),
+)
+def test_a_body_that_is_no_change_is_400_and_changes_nothing(make: Any, http: Any, path: Path, body: str) -> None:
+    async def fail(change: AdminStateChange) -> AdminStateResult:
+        raise AssertionError(f"{change} was carried out")
+
+    async def test(where: Open) -> None:
+        answer = await http(where, ask_for_state(body))
+        assert answer.code == 400
+        assert json.loads(answer.body)["error"].startswith("not a change of an admin state: ")
+
+    serve(path, make.status, test, set_admin_state=fail)
+
+
+def test_a_body_that_does_not_come_ends_after_the_time_for_a_request(make: Any, http: Any, path: Path) -> None:
+    async def test(where: Open) -> None:
+        answer = await http(where, ask_for_state('{"service"', length=100))
+        assert answer.code == 408
+
+    serve(path, make.status, test, limits=Limits(connections=4, request_timeout_s=0.2, lifetime_s=10.0))
 
 
 def test_concurrent_reloads_never_overlap_and_each_caller_gets_one_that_began_after_its_request(
@@ -231,7 +318,7 @@ def test_the_socket_of_a_killed_daemon_is_replaced(make: Any, http: Any, path: P
 
 def test_the_socket_of_a_living_daemon_is_never_taken(make: Any, http: Any, path: Path) -> None:
     async def test(where: Open) -> None:
-        second = AdminServer(str(path), make.status, refuse)
+        second = AdminServer(str(path), make.status, refuse, unknown)
         with pytest.raises(AdminSocketError, match=f"another lbd \\(process {os.getpid()}\\)") as caught:
             await second.start()
         assert str(path) in str(caught.value)
@@ -253,7 +340,7 @@ def test_a_living_daemon_whose_backlog_is_full_counts_as_living(make: Any, path:
             client.connect_ex(str(path))
             waiting.append(client)
         with pytest.raises(AdminSocketError, match="another lbd"):
-            uvloop.run(AdminServer(str(path), make.status, refuse).start())
+            uvloop.run(AdminServer(str(path), make.status, refuse, unknown).start())
         for client in waiting:
             client.close()
 
@@ -262,19 +349,19 @@ def test_a_file_that_is_no_socket_is_left_alone(make: Any, path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("precious")
     with pytest.raises(AdminSocketError, match="is no socket"):
-        uvloop.run(AdminServer(str(path), make.status, refuse).start())
+        uvloop.run(AdminServer(str(path), make.status, refuse, unknown).start())
     assert path.read_text() == "precious"
     assert os.listdir(path.parent) == [path.name]
 
 
 def test_a_path_that_is_too_long_is_said(make: Any, tmp_path: Path) -> None:
     with pytest.raises(AdminSocketError, match="too long for a unix socket"):
-        uvloop.run(AdminServer(str(tmp_path / ("x" * 120)), make.status, refuse).start())
+        uvloop.run(AdminServer(str(tmp_path / ("x" * 120)), make.status, refuse, unknown).start())
 
 
 def test_close_leaves_the_socket_of_a_successor_alone(make: Any, path: Path) -> None:
     async def main() -> None:
-        first = AdminServer(str(path), make.status, refuse)
+        first = AdminServer(str(path), make.status, refuse, unknown)
         await first.start()
         os.unlink(path)
         successor = socket.socket(socket.AF_UNIX)
