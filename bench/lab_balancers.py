@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import string
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from lab_testbed import BALANCER_CPU, CONFIGS, Testbed, find_tool
+from lab_testbed import BALANCER_CPU, DNS, HTTP, HTTP_BEHIND_HEADER, Testbed, find_tool, pin, render
 
 _BIN = Path(sys.executable).parent
+_STOP_LIMIT_S = 10.0
 
 
 class Balancer:
-    """A running balancer. `cpu_s` and `memory_bytes` are of the processes that `pids` names."""
+    """A running balancer. `cpu_s` and `memory_bytes` are of the processes that `pids` names.
 
-    def __init__(self, name: str, bed: Testbed, address: tuple[str, int], argv: list[str], **environment: str) -> None:
+    `family` says whose it is, whatever its configuration: `lbd`, `haproxy` or `nginx`. `address` is its HTTP service;
+    the others have the same address and the ports that lab_testbed names.
+    """
+
+    family = ""
+
+    def __init__(
+        self, name: str, bed: Testbed, address: tuple[str, int], argv: list[str], cpus: set[int], **environment: str
+    ) -> None:
         self.name = name
         self.bed = bed
         self.address = address
@@ -39,9 +50,11 @@ class Balancer:
             bed.await_answer(bed.lab.client, address, self.process)
         except RuntimeError as error:
             raise RuntimeError(f"{name}: {error}; it said:\n{self.log.read_text()[-2000:]}") from error
-        for pid in self.all_pids():
-            for task in os.listdir(f"/proc/{pid}/task"):
-                os.sched_setaffinity(int(task), BALANCER_CPU)
+        pin(self.all_pids(), cpus)
+
+    def at(self, port: int) -> tuple[str, int]:
+        """Return the address of its service on `port`."""
+        return self.address[0], port
 
     def pids(self) -> list[int]:
         """Return the processes that touch clients' bytes."""
@@ -75,43 +88,96 @@ class Balancer:
                     total += int(line.split()[1]) * 1024
         return total
 
+    def stop(self) -> None:
+        """End it as an operator would; kills it when it does not end in time."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_LIMIT_S)
+        self.process.kill()
+        self.process.wait()
+
     def version(self) -> str:
         """Return what it says it is."""
         return ""
 
 
-class Lbd(Balancer):
-    """The real `lbd run` with one worker; its cost is the worker's, the supervisor's is told apart."""
+_CLIENT_LIMITS = ", max_connections_per_client: 10000, connection_rate_per_client: 1000000/s"
 
-    def __init__(self, bed: Testbed, form: str = "auto") -> None:
+
+class Lbd(Balancer):
+    """The real `lbd run`; its cost is the workers', the supervisor's is told apart.
+
+    `client_limits` off leaves the limits per client out: they steer a client to one worker, and all loads of the bench
+    come from one client. `port` is that of the service that is awaited,
+    `values` are those that its `template` has beyond lbd.yaml.
+    """
+
+    family = "lbd"
+
+    def __init__(
+        self,
+        bed: Testbed,
+        form: str = "auto",
+        *,
+        name: str = "lbd",
+        workers: int = 1,
+        cpus: set[int] = BALANCER_CPU,
+        client_limits: bool = True,
+        template: str = "lbd.yaml",
+        port: int = HTTP,
+        values: Mapping[str, object] | None = None,
+    ) -> None:
         vip = bed.lab.vip[4]
         self._admin = bed.directory / "admin.sock"
-        config = bed.directory / "lbd.yaml"
-        members = "".join(f"\n        - {{address: {pod.address[4]}, port: 80}}" for pod in bed.lab.pods)
-        template = string.Template((CONFIGS / "lbd.yaml").read_text())
-        config.write_text(template.substitute(vip=vip, port=80, members=members, admin=self._admin))
-        self._supervisor_only: list[int] = []
+        self._template, self.config = template, bed.directory / "lbd.yaml"
+        self._values: dict[str, object] = {
+            "vip": vip,
+            "workers": workers,
+            "admin": self._admin,
+            "metrics": 9407,
+            "http": _members(bed, HTTP),
+            "headed": _members(bed, HTTP_BEHIND_HEADER),
+            "dns": _members(bed, DNS),
+            "bulk": bed.lab.pods[0].address[4],
+            "client_limits": _CLIENT_LIMITS if client_limits else "",
+            **(values or {}),
+        }
+        render(template, self.config, **self._values)
+        self._workers: list[int] = []
         state = tempfile.mkdtemp(dir=bed.directory)
-        argv = [str(_BIN / "lbd"), "run", "-c", str(config)]
-        super().__init__("lbd", bed, (vip, 80), argv, LBD_FORM=form, STATE_DIRECTORY=state)
+        argv = [str(_BIN / "lbd"), "run", "-c", str(self.config)]
+        super().__init__(name, bed, (vip, port), argv, cpus, LBD_FORM=form, STATE_DIRECTORY=state)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of lbd's commands that talk to the daemon."""
+        argv = [str(_BIN / "lbd"), *arguments, "--socket", str(self._admin)]
+        return subprocess.run(argv, check=True, capture_output=True, text=True)
 
     def status(self) -> dict[str, object]:
         """Return what `lbd status --json` says."""
-        argv = [str(_BIN / "lbd"), "status", "--json", "--socket", str(self._admin)]
-        answer: dict[str, object] = json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
+        answer: dict[str, object] = json.loads(self.command("status", "--json").stdout)
         return answer
 
+    def reload(self, **values: object) -> None:
+        """Write the configuration anew with other values and let the daemon read it.
+
+        Raises:
+            subprocess.CalledProcessError: it refused it; with the reasons in `stdout` and `stderr`.
+        """
+        self._values.update(values)
+        render(self._template, self.config, **self._values)
+        self.command("reload")
+
     def pids(self) -> list[int]:
-        """Return the worker's process."""
-        if not self._supervisor_only:
-            self._supervisor_only = [self.process.pid]
+        """Return the workers' processes, as they were first."""
+        if not self._workers:
             workers = self.status()["workers"]
             assert isinstance(workers, list)
             self._workers = [int(worker["pid"]) for worker in workers]
         return self._workers
 
     def all_pids(self) -> list[int]:
-        """Return the worker and the supervisor."""
+        """Return the workers and the supervisor."""
         return [*self.pids(), self.process.pid]
 
     def version(self) -> str:
@@ -120,16 +186,39 @@ class Lbd(Balancer):
         return f"lbd {status['version']}, {status['form']}"
 
 
-class HAProxy(Balancer):
-    """Debian's HAProxy with one thread, configured by configs/haproxy.cfg."""
+def _members(bed: Testbed, port: int) -> str:
+    """Return a pool's members in YAML, each with a limit of its own."""
+    return ", ".join(f"{{address: {pod.address[4]}, port: {port}, max_connections: 50000}}" for pod in bed.lab.pods)
 
-    def __init__(self, bed: Testbed) -> None:
-        address = (bed.lab.se_front_address[4], 8081)
-        servers = "".join(f"    server {pod.name} {pod.address[4]}:80 check\n" for pod in bed.lab.pods)
-        config = bed.directory / "haproxy.cfg"
-        template = string.Template((CONFIGS / "haproxy.cfg").read_text())
-        config.write_text(template.substitute(vip=address[0], port=address[1], servers=servers))
-        super().__init__("haproxy", bed, address, [find_tool("haproxy") or "haproxy", "-db", "-f", str(config)])
+
+class HAProxy(Balancer):
+    """Debian's HAProxy, configured by configs/haproxy-default.cfg or haproxy-tuned.cfg (with or without splicing)."""
+
+    family = "haproxy"
+
+    def __init__(
+        self,
+        bed: Testbed,
+        *,
+        tuned: bool = True,
+        splice: bool = False,
+        threads: int = 1,
+        cpus: set[int] = BALANCER_CPU,
+    ) -> None:
+        name = f"haproxy {('splice' if splice else 'tuned') if tuned else 'default'}"
+        address = (bed.front_address(), HTTP)
+        config = render(
+            f"haproxy-{'tuned' if tuned else 'default'}.cfg",
+            bed.directory / f"{name.replace(' ', '-')}-{threads}.cfg",
+            vip=address[0],
+            threads=threads,
+            bulk=bed.lab.pods[0].address[4],
+            servers="\n".join(f"    server {pod.name} {pod.address[4]}:80 check" for pod in bed.lab.pods),
+            # Pipes take descriptors, which maxconn leaves few of; bulk needs two for each connection.
+            pipes="    maxpipes 64" if splice else "",
+            splice="    option splice-request\n    option splice-response" if splice else "",
+        )
+        super().__init__(name, bed, address, [find_tool("haproxy") or "haproxy", "-db", "-f", str(config)], cpus)
 
     def version(self) -> str:
         """Return its version."""
@@ -137,20 +226,44 @@ class HAProxy(Balancer):
 
 
 class Nginx(Balancer):
-    """Debian's nginx with its stream module and one worker, configured by configs/nginx-stream.conf."""
+    """Debian's nginx with its stream module, configured by configs/nginx-default.conf or nginx-tuned.conf."""
 
+    family = "nginx"
     MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
-    def __init__(self, bed: Testbed) -> None:
-        address = (bed.lab.se_front_address[4], 8082)
-        servers = "".join(f"        server {pod.address[4]}:80;\n" for pod in bed.lab.pods)
-        config = bed.directory / "nginx-stream.conf"
-        template = string.Template((CONFIGS / "nginx-stream.conf").read_text())
-        modules = f"load_module {self.MODULE};"
-        values = {"vip": address[0], "port": address[1], "servers": servers, "directory": bed.directory}
-        config.write_text(template.substitute(modules=modules, **values))
+    def __init__(self, bed: Testbed, *, tuned: bool = True, workers: int = 1, cpus: set[int] = BALANCER_CPU) -> None:
+        name = f"nginx {'tuned' if tuned else 'default'}"
+        address = (bed.front_address(), HTTP)
+        file = f"nginx-{'tuned' if tuned else 'default'}"
+        self._count = workers
+        config = render(
+            f"{file}.conf",
+            bed.directory / f"{file}-{workers}.conf",
+            vip=address[0],
+            workers=workers,
+            modules=f"load_module {self.MODULE};",
+            http="\n".join(f"        server {pod.address[4]}:80;" for pod in bed.lab.pods),
+            dns="\n".join(f"        server {pod.address[4]}:53;" for pod in bed.lab.pods),
+            bulk=bed.lab.pods[0].address[4],
+            directory=bed.directory,
+            name=f"{file}-{workers}",
+        )
         argv = [find_tool("nginx") or "nginx", "-c", str(config), "-p", str(bed.directory)]
-        super().__init__("nginx", bed, address, argv)
+        super().__init__(name, bed, address, argv, cpus)
+
+    def pids(self) -> list[int]:
+        """Return the workers: the children of its master, which touches no byte.
+
+        Raises:
+            RuntimeError: they have not all started in time.
+        """
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until_s = time.monotonic() + _STOP_LIMIT_S
+        while len(found := [int(pid) for pid in children.read_text().split()]) < self._count:
+            if time.monotonic() > until_s:
+                raise RuntimeError(f"nginx has {len(found)} of {self._count} workers: {self.log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        return found
 
     def version(self) -> str:
         """Return its version."""
@@ -160,8 +273,10 @@ class Nginx(Balancer):
 class Baseline(Balancer):
     """Any relay script that is called `SCRIPT LISTEN_IP PORT MEMBER:PORT…`, as it is or compiled by mypyc."""
 
+    family = "baseline"
+
     def __init__(self, bed: Testbed, script: Path, *, compiled: bool) -> None:
-        address = (bed.lab.se_front_address[4], 8083)
+        address = (bed.front_address(), HTTP)
         where = [address[0], str(address[1]), *(f"{pod.address[4]}:80" for pod in bed.lab.pods)]
         argv = [sys.executable, str(script), *where]
         folder = bed.directory
@@ -169,7 +284,7 @@ class Baseline(Balancer):
             folder = compile_script(script)
             run = f"import sys, {script.stem} as relay; relay.main_sync(sys.argv)"
             argv = [sys.executable, "-c", run, *where]
-        super().__init__("baseline", bed, address, argv, PYTHONPATH=str(folder))
+        super().__init__("baseline", bed, address, argv, BALANCER_CPU, PYTHONPATH=str(folder))
         self._version = f"{script.name}, {'compiled' if compiled else 'interpreted'}"
 
     def version(self) -> str:

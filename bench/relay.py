@@ -14,30 +14,24 @@ import sys
 from pathlib import Path
 
 from lab_balancers import Balancer, Baseline, Lbd
-from lab_measure import KEEP_ALIVE, SHORT, Report, measure_idle, run_rounds
+from lab_loads import KEEP_ALIVE, SHORT
+from lab_measure import measure_idle, run_rounds
+from lab_samples import Report
+from lab_tables import plain_table
 from lab_testbed import Testbed, enter_sandbox
 
 MOST_IDLE_BYTES = 1024
 
 
-ROWS = (
-    ("CPU us each", "cpu_us_each", ".2f"),
-    ("of it user", "user_us_each", ".2f"),
-    ("per second", "per_second", ".0f"),
+ROWS = tuple(
+    (load.name, title, what, form)
+    for load in (KEEP_ALIVE, SHORT)
+    for title, what, form in (
+        ("CPU µs each", "cpu_us_each", ".2f"),
+        ("of it user", "user_us_each", ".2f"),
+        ("per second", "per_second", ",.0f"),
+    )
 )
-
-
-def show(report: Report, names: list[str]) -> None:
-    """Print the medians."""
-    print(f"\n{'':28}" + "".join(f"{name:>22}" for name in names))
-    for load in (KEEP_ALIVE, SHORT):
-        for title, what, form in ROWS:
-            cells = [
-                f"{report.median(name, load, what):{form}} ±{report.spread(name, load, what):.0%}" for name in names
-            ]
-            print(f"{load.name[:14]:15}{title:13}" + "".join(f"{cell:>22}" for cell in cells))
-    print(f"{'idle connection':15}{'bytes':13}" + "".join(f"{report.idle_bytes[name]:>22.0f}" for name in names))
-    print(f"{'clients saw':15}{'errors':13}" + "".join(f"{report.errors(name):>22}" for name in names))
 
 
 def main() -> int:
@@ -59,19 +53,23 @@ def main() -> int:
             balancers.append(Baseline(bed, arguments.baseline, compiled=arguments.compile_baseline))
         # Memory first: loads leave free memory behind that connections would fill unseen.
         idle = {one.name: measure_idle(bed, one, arguments.idle) if arguments.idle else 0.0 for one in balancers}
-        report = run_rounds(bed, balancers, [KEEP_ALIVE, SHORT], arguments.rounds, arguments.seconds)
-        report.idle_bytes = idle
+        report = Report(idle_bytes=idle)
+        plan = [(load, balancers) for load in (KEEP_ALIVE, SHORT)]
+        run_rounds(bed, plan, arguments.rounds, arguments.seconds, report)
     names = [balancer.name for balancer in balancers]
     print(f"{'; '.join(report.versions.values())}; medians of {arguments.rounds} interleaved rounds")
-    show(report, names)
+    print(plain_table(report, names, ROWS))
+    print("".join(f"idle connection of {name}: {report.idle_bytes[name]:.0f} bytes\n" for name in names))
     print(f"\nall samples: {report.write('relay')}")
     problems = [f"{name}: clients saw errors" for name in names if report.errors(name)]
     if arguments.idle and report.idle_bytes["lbd"] > MOST_IDLE_BYTES:
         problems.append(f"an idle connection takes more than {MOST_IDLE_BYTES} bytes")
     for load in (KEEP_ALIVE, SHORT) if len(names) > 1 else ():
-        ratio = report.ratio("lbd", "baseline", load, "cpu_us_each")
-        user = report.ratio("lbd", "baseline", load, "user_us_each")
-        print(f"{load.name}: {ratio:.3f} of the baseline's CPU (user alone {user:.2f}), median over the rounds")
+        ratio = report.ratio("lbd", "baseline", load.name, "cpu_us_each")
+        if ratio is None:
+            problems.append(f"{load.name}: not measured")
+            continue
+        print(f"{load.name}: {ratio:.3f} of the baseline's CPU, median over the rounds")
         if ratio > arguments.limit:
             problems.append(f"{load.name}: more than {arguments.limit} times the baseline's CPU")
     for problem in problems:
