@@ -20,6 +20,7 @@ from lbd.dataplane.hot.networks import Networks
 from lbd.dataplane.hot.relay import Relay
 from lbd.dataplane.hot.service import Member, Service, Settings
 from lbd.dataplane.hot.tally import Tally
+from lbd.dataplane.limits_builder import LimitsBuilder
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _TCP_KEEPALIVE = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
@@ -27,7 +28,8 @@ _TCP_USER_TIMEOUT = 18
 
 
 class ServiceBuilder:
-    """Keeps the relay's services in step with the messages. `report` is told of members' failures."""
+    """Keeps the relay's services in step with the messages, and their `limits`. `report` is told of members'
+    failures."""
 
     def __init__(
         self,
@@ -36,12 +38,14 @@ class ServiceBuilder:
         row: int,
         index: int,
         report: Callable[[int, int, int], None],
+        limits: LimitsBuilder,
     ) -> None:
         self._relay = relay
         self._counters = counter_map
         self._row = row
         self._index = index
         self._report = report
+        self.limits = limits
         self._members: dict[int, Member] = {}
         self._algorithms: dict[int, tuple[object, ...]] = {}
         """By service slot: what a change of makes a new balancer necessary."""
@@ -58,6 +62,7 @@ class ServiceBuilder:
         _set_settings(service.settings, message)
         members = [self._member(entry) for entry in message["members"]]
         self._set_pool(service, members, message, descriptors)
+        self.limits.set(service, message)
         service.set_weights(message["weights"], message["down"])
         self._relay.weights_changed(slot)
 
@@ -70,6 +75,9 @@ class ServiceBuilder:
 
     def remove(self, slot: int) -> None:
         """Forget a service; its connections go on until they end or are reset."""
+        service = self._relay.services.get(slot)
+        if service is not None:
+            self.limits.remove(service)
         self._relay.remove(slot)
         self._algorithms.pop(slot, None)
 

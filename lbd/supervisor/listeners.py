@@ -34,6 +34,15 @@ _DROP_SYN: tuple[Instruction, ...] = (
 """Classic BPF (Documentation/networking/filter.rst of the kernel)."""
 
 
+def bind_early(sock: socket.socket) -> None:
+    """Let a socket be bound to an address that is on no interface yet, and to nothing of the other family."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+
+
 class ListeningSocket:
     """One bound socket that can listen, stop and listen again without being bound anew."""
 
@@ -50,22 +59,18 @@ class ListeningSocket:
         family = socket.AF_INET6 if listen.family == 6 else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._prepare(family)
+            self._prepare()
             self._sock.bind((listen.address, listen.port))
         except OSError:
             self._sock.close()
             raise
 
-    def _prepare(self, family: int) -> None:
+    def _prepare(self) -> None:
         sock = self._sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it: a call saved for each
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        bind_early(sock)
 
     def set_client_options(self, keepalive: Keepalive | None, user_timeout_s: float) -> None:
         """Have connections accepted from now on probe silent clients, and give up on those who acknowledge nothing

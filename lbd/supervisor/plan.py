@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lbd.model.address import Endpoint
-from lbd.model.desired import DesiredState, VirtualService
+from lbd.model.desired import DesiredState, Protocol, VirtualService
 from lbd.model.status import VipState
 from lbd.supervisor.seams import Acceptance, Handle
 
@@ -29,17 +29,18 @@ class ServiceKey:
 
     name: str
     listen: Endpoint
+    protocol: Protocol = Protocol.TCP
 
 
 def key_of(service: VirtualService) -> ServiceKey:
     """Return the key of a configured service."""
-    return _key(service.name, service.vip, service.port)
+    return _key(service.name, service.vip, service.port, service.protocol)
 
 
 @functools.lru_cache(maxsize=8192)
-def _key(name: str, vip: str, port: int) -> ServiceKey:
+def _key(name: str, vip: str, port: int, protocol: Protocol) -> ServiceKey:
     """Every plan asks for every key, and an endpoint parses its address."""
-    return ServiceKey(name, Endpoint(vip, port))
+    return ServiceKey(name, Endpoint(vip, port), protocol)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ import structlog
 from lbd.dataplane import counters
 from lbd.dataplane.channel import Message
 from lbd.model.address import Endpoint
-from lbd.model.desired import MemberKey, Pool, VirtualService
+from lbd.model.desired import MemberKey, Pool, Protocol, VirtualService
 from lbd.model.status import ConnectError, Traffic, WorkerStatus
+from lbd.supervisor.datagram_socket import DatagramSocket
 from lbd.supervisor.lanes import Lanes
+from lbd.supervisor.lease_desk import Key, LeaseDesk, limits_of
 from lbd.supervisor.listeners import ListeningSocket
 from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
 from lbd.supervisor.service_message import hash_members, hash_table, service_message
@@ -24,6 +26,7 @@ from lbd.supervisor.slots import Slots, SlotsExhaustedError
 from lbd.supervisor.steering import Group
 from lbd.supervisor.traffic import traffic_of
 from lbd.supervisor.transparent_members import Answers, Members, TransparentMembers
+from lbd.supervisor.udp_refusal import UdpRefusal
 from lbd.supervisor.undelivered import undelivered
 from lbd.supervisor.worker_pool import Loan, WorkerPool
 from lbd.supervisor.worker_process import WorkerProcess, WorkerState
@@ -31,6 +34,8 @@ from lbd.supervisor.worker_process import WorkerProcess, WorkerState
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 15.0
+LET_GO_TIMEOUT_S = 1.0
+"""How long a service waits for workers to let go of the one that it follows."""
 HANDSHAKE_GRACE_S = 0.1
 """Between the last SYN that is answered and the emptying of the queue: a client's ACK may take a round trip."""
 
@@ -53,6 +58,17 @@ class _Opened:
     """When the handshakes under way have had their time, and the workers are told to empty the queue."""
     unlistening: set[tuple[WorkerProcess, int]] = field(default_factory=set)
     """(worker, listener) that have not said yet that they let go."""
+    refusal: UdpRefusal[WorkerProcess] = field(default_factory=UdpRefusal)
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether it has flows rather than connections."""
+        return self.service.protocol is Protocol.UDP
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a living worker has not let go of a socket yet that it was told to."""
+        return any(worker.state is not WorkerState.DEAD for worker, _ in self.unlistening)
 
 
 class RelayDataPath:
@@ -79,6 +95,7 @@ class RelayDataPath:
         self._size = workers
         self._answers = answers
         self._transparent = TransparentMembers()
+        self._leases = LeaseDesk(workers)
         self._pool = WorkerPool(
             workers, drain_timeout_s, self, self._on_worker_message, on_change, keeps_net_raw=answers is not None
         )
@@ -111,20 +128,24 @@ class RelayDataPath:
             SlotsExhaustedError: more services or members than the counters have places for.
         """
         sockets: list[ListeningSocket] = []
+        make = DatagramSocket if service.protocol is Protocol.UDP else ListeningSocket
+        await self._supersede(handle, service)
         group = self._group(handle, service)
         lanes = Lanes(sockets, group, self._seed)
         try:
             while len(sockets) < self._size:
-                sockets.append(ListeningSocket(next(self._identities), service.listen, group))
+                sockets.append(make(next(self._identities), service.listen, group))
                 sockets[-1].set_client_options(service.client_keepalive, service.timeouts.client_user_s)
             lanes.steer(service)
             lanes.listen()
+            lanes.remember(service)
             slot = self._service_slots.take(handle)
             await self._settle_answers(handle, service)
             table = await hash_table(service.pool)
         except (OSError, SlotsExhaustedError):
             self._transparent.forget(handle)
             self._service_slots.release(handle, self._generation)
+            lanes.close()
             for sock in sockets:
                 sock.close()
             raise
@@ -135,12 +156,25 @@ class RelayDataPath:
             for worker in self._pool.alive:
                 self._send_service(worker, opened, message)
                 self._pool.lend(worker, self._loan(opened, worker.index))
+            self._leases.open(slot, self._limits_of(handle, opened), self._pool.alive)
         except (OSError, SlotsExhaustedError):
             for sock in opened.sockets:
                 sock.refuse()  # workers may hold it for a moment yet; nobody has been told of the service
             self._let_go(opened, take_queue=False)
             self.remove(handle)
             raise
+
+    async def _supersede(self, handle: Handle, service: VirtualService) -> None:
+        """End the flows of a UDP service that drains where this one is to be: two groups on one address would each get
+        a part of every client's datagrams. TCP connections have sockets of their own."""
+        for other, opened in self._opened.items():
+            if opened.is_udp and service.protocol is Protocol.UDP and opened.stopping and other.listen == handle.listen:
+                self._let_go(opened, take_queue=False)
+                deadline_s = time.monotonic() + LET_GO_TIMEOUT_S
+                while opened.is_held and time.monotonic() < deadline_s:
+                    await asyncio.sleep(0.002)
+                for sock in opened.sockets:
+                    sock.close()
 
     def _group(self, handle: Handle, service: VirtualService) -> Group:
         """Return the SO_REUSEPORT group of a service's sockets: one that is on its way out may still be in it."""
@@ -172,12 +206,16 @@ class RelayDataPath:
         for sock in opened.sockets:
             sock.set_client_options(service.client_keepalive, service.timeouts.client_user_s)
         opened.lanes.steer(service)
+        other_memory = opened.lanes.remember(service)
         opened.service = service
         opened.weights = list(weights)
         opened.down = list(down)
         message = self._service_message(handle, opened)
         for worker in self._pool.alive:
             self._send_service(worker, opened, message)
+        self._leases.update(opened.slot, self._limits_of(handle, opened), self._pool.alive)
+        for position in range(len(opened.sockets)) if other_memory else ():
+            self._pool.pass_memory(self._loan(opened, position))
 
     def set_weights(self, handle: Handle, weights: Sequence[int], down: Sequence[bool]) -> None:
         """Change the effective weights (0: no new connection) of the members, in the order of the pool, and which of
@@ -196,6 +234,9 @@ class RelayDataPath:
             OSError: it can't listen again, because another process listens there now.
         """
         opened = self._opened[handle]
+        if opened.is_udp:
+            self._set_udp_acceptance(opened, acceptance)
+            return
         if acceptance is Acceptance.REFUSE:
             for sock in opened.sockets:
                 sock.refuse()
@@ -205,10 +246,49 @@ class RelayDataPath:
         accepting = acceptance is Acceptance.ACCEPT
         self._pool.broadcast({"type": "accepting", "slot": opened.slot, "accepting": accepting})
 
+    def _set_udp_acceptance(self, opened: _Opened, acceptance: Acceptance) -> None:
+        opened.acceptance = acceptance
+        if acceptance is Acceptance.REFUSE:
+            self._pool.broadcast(opened.refusal.begin(opened.slot))
+        elif not opened.refusal.is_vacating:  # else as soon as the workers have let go
+            self._serve_flows(opened)
+
+    def _serve_flows(self, opened: _Opened) -> None:
+        """Bind what is closed, and have the workers serve it as the service's acceptance says."""
+        opened.lanes.listen()
+        accepting = opened.acceptance is Acceptance.ACCEPT
+        self._pool.broadcast({"type": "accepting", "slot": opened.slot, "accepting": accepting})
+        for worker in self._pool.alive:
+            loan = self._loan(opened, worker.index)
+            if loan.sock.identity not in worker.listeners:
+                self._pool.lend(worker, loan)
+        self._pool.cover()
+
+    def _vacate(self, opened: _Opened) -> None:
+        """Close the sockets of a service that refuses, once no flow needs them and the workers have let go."""
+        if not opened.is_udp or opened.stopping:
+            return
+        refusal = opened.refusal
+        if not refusal.is_vacating:
+            if opened.acceptance is not Acceptance.REFUSE or not refusal.is_vacant(self._pool.alive):
+                return
+            refusal.is_vacating = True
+            self._let_go(opened, take_queue=False)
+        if not opened.is_held:
+            refusal.is_vacating = False
+            for sock in opened.sockets:
+                sock.close()
+            if opened.acceptance is not Acceptance.REFUSE:
+                self._serve_flows(opened)
+
     def stop_accepting(self, handle: Handle) -> None:
-        """Take what is queued, then close the listening sockets; established connections go on."""
+        """Take what is queued, then close the listening sockets; established connections go on. Of a UDP service the
+        sockets stay for the flows."""
         opened = self._opened[handle]
         opened.stopping = True
+        if opened.is_udp:
+            self._pool.broadcast(opened.refusal.begin(opened.slot))
+            return
         opened.unlisten_at_s = time.monotonic() + HANDSHAKE_GRACE_S
         for sock in opened.sockets:
             if sock.listening:
@@ -224,14 +304,15 @@ class RelayDataPath:
             worker.listeners -= identities
 
     def stopped_accepting(self, handle: Handle) -> bool:
-        """True once every worker that lives has let go of the service's sockets; they are closed then."""
+        """True once every worker that lives has let go of the service's sockets, which are closed then, or serves only
+        the flows that there are."""
         opened = self._opened[handle]
+        if opened.is_udp:
+            return opened.refusal.is_known(self._pool.alive)
         if opened.unlisten_at_s is not None and time.monotonic() >= opened.unlisten_at_s:
             opened.unlisten_at_s = None
             self._let_go(opened, take_queue=True)
-        if opened.unlisten_at_s is not None or any(
-            worker.state is not WorkerState.DEAD for worker, _ in opened.unlistening
-        ):
+        if opened.unlisten_at_s is not None or opened.is_held:
             return False
         if opened.sockets:
             for sock in opened.sockets:
@@ -270,6 +351,7 @@ class RelayDataPath:
         """Forget the service; its counters' slots are free again once no worker refers to them."""
         opened = self._opened.pop(handle)
         self._pool.broadcast({"type": "remove", "slot": opened.slot})
+        self._leases.close(opened.slot)
         self._release(opened)
         for member in opened.service.pool.members:
             self._release_member(handle, opened.service, member.endpoint, self._generation + 1)
@@ -308,7 +390,10 @@ class RelayDataPath:
     def traffic(self, handle: Handle) -> Traffic:
         """The service's counters over all workers, dead ones included."""
         slot = self._service_slots.slot_of(handle)
-        return Traffic() if slot is None else traffic_of(self._pool.counters.service_sums(slot, self._pool.rows))
+        opened = self._opened.get(handle)
+        if slot is None or opened is None:
+            return Traffic()
+        return traffic_of(self._pool.counters.service_sums(slot, self._pool.rows), opened.lanes.entries)
 
     def member_traffic(self, handle: Handle, endpoint: Endpoint) -> Traffic:
         """The same for one member."""
@@ -332,20 +417,33 @@ class RelayDataPath:
         for handle, opened in self._opened.items():
             if not opened.stopping:
                 self._send_service(worker, opened, self._service_message(handle, opened))
-                self._pool.lend(worker, self._loan(opened, worker.index))
+                if opened.sockets[worker.index].descriptor >= 0:
+                    self._pool.lend(worker, self._loan(opened, worker.index))
+                if opened.is_udp and opened.acceptance is Acceptance.REFUSE:
+                    worker.send(opened.refusal.message(opened.slot))
         if self._generation:
             worker.send({"type": "generation", "generation": self._generation})
 
     def sockets_of(self, index: int) -> Iterable[Loan]:
         """The listening socket of every open service in a worker's place."""
-        return [self._loan(opened, index) for opened in self._opened.values() if not opened.stopping]
+        return [
+            self._loan(opened, index)
+            for opened in self._opened.values()
+            if not opened.stopping and opened.sockets[index].descriptor >= 0
+        ]
+
+    def bury(self, index: int) -> None:
+        """The worker in this place has died: nobody has its connections any more."""
+        for opened in self._opened.values():
+            opened.lanes.bury(index)
 
     def used_slots(self) -> tuple[list[int], list[int]]:
         """The slots that workers may have written to."""
         return self._service_slots.in_use, self._member_slots.in_use
 
     def _loan(self, opened: _Opened, index: int) -> Loan:
-        return Loan(opened.slot, opened.sockets[index], opened.acceptance is Acceptance.ACCEPT)
+        accepting = opened.acceptance is Acceptance.ACCEPT
+        return Loan(opened.slot, opened.sockets[index], accepting, index, opened.lanes.memory(index))
 
     @staticmethod
     def _send_service(worker: WorkerProcess, opened: _Opened, message: Message) -> None:
@@ -353,7 +451,13 @@ class RelayDataPath:
 
     def _service_message(self, handle: Handle, opened: _Opened) -> Message:
         slots = self._member_slots_of(handle, opened.service.pool)
-        return service_message(opened.service, opened.slot, slots, opened.weights, opened.down)
+        message = service_message(opened.service, opened.slot, slots, opened.weights, opened.down)
+        if message["udp"] is not None:  # each socket has its share
+            message["udp"]["max_flows"] = -(-opened.service.udp.max_flows // self._size)
+        return message
+
+    def _limits_of(self, handle: Handle, opened: _Opened) -> dict[Key, int]:
+        return limits_of(opened.service, opened.slot, self._member_slots_of(handle, opened.service.pool))
 
     def _member_slots_of(self, handle: Handle, pool: Pool) -> list[int]:
         return [self._member_slots.take((handle, member.endpoint)) for member in pool.members]
@@ -368,7 +472,12 @@ class RelayDataPath:
         elif kind == "unlistened":
             for opened in self._opened.values():
                 opened.unlistening.discard((worker, message["listener"]))
+                self._vacate(opened)
             self._on_change()
+        elif kind == "flows":
+            self._on_flows(worker, message)
+        elif kind in ("lease_wanted", "leased"):
+            self._leases.take(worker, message)
         elif kind == "reset_done":
             self._log_reset(worker, message)
         elif kind == "accepting":
@@ -384,6 +493,14 @@ class RelayDataPath:
             )
         else:
             log.error("unknown_worker_message", worker=worker.index, kind=kind)
+
+    def _on_flows(self, worker: WorkerProcess, message: Message) -> None:
+        handle = self._service_slots.key_of(message["slot"])
+        opened = None if handle is None else self._opened.get(handle)
+        if opened is not None:
+            opened.refusal.heard(worker, message)
+            self._vacate(opened)
+        self._on_change()
 
     @staticmethod
     def _log_reset(worker: WorkerProcess, message: Message) -> None:
@@ -417,3 +534,4 @@ class RelayDataPath:
         if opened.table is not None:
             os.close(opened.table)
             opened.table = None
+        opened.lanes.close()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lbd.model.address import Endpoint
 from lbd.model.desired import DesiredState, MemberKey, VirtualService
+from lbd.model.desired import Protocol as Transport
 from lbd.model.status import ConnectError, Traffic, VipStatus, WorkerStatus
 
 
@@ -30,6 +31,7 @@ class Handle:
     name: str
     listen: Endpoint
     incarnation: int
+    transport: Transport = Transport.TCP
 
     def __str__(self) -> str:
         return f"{self.name}@{self.listen}"

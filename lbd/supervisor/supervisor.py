@@ -14,6 +14,7 @@ import structlog
 from lbd.model.address import Endpoint
 from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.desired import AdminState, DesiredState, HealthMonitor, MemberKey, VirtualService
+from lbd.model.desired import Protocol as Transport
 from lbd.model.status import ConnectError, MemberHealth, VipState
 from lbd.supervisor.admin_states import AdminStates
 from lbd.supervisor.backoff import Backoff
@@ -253,7 +254,7 @@ class Supervisor:
                 stopped_accepting=self._data_path.stopped_accepting(handle),
                 active_connections=active[handle],
                 reset_sent=handle in self._reset_sent,
-                undelivered=handle.listen in undelivered,
+                undelivered=handle.transport is Transport.TCP and handle.listen in undelivered,
             )
             for handle, (_, since_s) in self.draining.items()
         )
@@ -294,7 +295,7 @@ class Supervisor:
 
     async def _open(self, service: VirtualService, now_s: float) -> None:
         key = key_of(service)
-        handle = Handle(key.name, key.listen, next(self._incarnations))
+        handle = Handle(key.name, key.listen, next(self._incarnations), key.protocol)
         health = {
             member.endpoint: self._health.health_of(MemberKey(service.name, member.endpoint))
             for member in service.pool.members
@@ -323,7 +324,7 @@ class Supervisor:
         log.info("service_updated", service=action.service.name, members=len(action.service.pool.members))
 
     def _accept(self, action: Accept) -> None:
-        state = self.services[ServiceKey(action.handle.name, action.handle.listen)]
+        state = self.services[_key_of(action.handle)]
         self._set_acceptance(state, action.acceptance)
 
     def _stop_accepting_first(self, state: ServiceState) -> None:
@@ -342,7 +343,7 @@ class Supervisor:
         )
 
     def _drain(self, action: Drain, now_s: float) -> None:
-        state = self.services.pop(ServiceKey(action.handle.name, action.handle.listen))
+        state = self.services.pop(_key_of(action.handle))
         self.draining[action.handle] = (state, now_s)
         self._data_path.stop_accepting(action.handle)
         active = self._data_path.traffic(action.handle).active_connections
@@ -397,6 +398,10 @@ def _targets(desired: DesiredState) -> dict[MemberKey, tuple[HealthMonitor, ...]
         for member in service.pool.members
         if member.admin_state is not AdminState.DISABLED
     }
+
+
+def _key_of(handle: Handle) -> ServiceKey:
+    return ServiceKey(handle.name, handle.listen, handle.transport)
 
 
 def describe(action: Action) -> str:

@@ -33,11 +33,28 @@ EXIT_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """A listening socket to hand to a worker, for the service in `slot`; not `accepting`: new connections wait."""
+    """A listening socket to hand to a worker, for the service in `slot`; not `accepting`: new connections wait.
+
+    `position` is the place of the worker that it belongs to, `memory` what is remembered of its clients: a descriptor
+    and where in it.
+    """
 
     slot: int
     sock: ListeningSocket
     accepting: bool
+    position: int
+    memory: tuple[int, int] | None
+
+
+def memory_fields(loan: Loan) -> Message:
+    """Return the part of a message that says what is remembered of a socket's clients, and where."""
+    entries_at = None if loan.memory is None else loan.memory[1]
+    return {"listener": loan.sock.identity, "position": loan.position, "entries_at": entries_at}
+
+
+def memory_descriptors(loan: Loan) -> list[int]:
+    """Return the descriptor that goes with it."""
+    return [] if loan.memory is None else [loan.memory[0]]
 
 
 class Holdings(Protocol):
@@ -49,6 +66,10 @@ class Holdings(Protocol):
 
     def sockets_of(self, index: int) -> Iterable[Loan]:
         """The listening socket of every open service in a worker's place."""
+        ...
+
+    def bury(self, index: int) -> None:
+        """The worker in this place has died: nobody has its connections any more."""
         ...
 
     def used_slots(self) -> tuple[list[int], list[int]]:
@@ -193,7 +214,7 @@ class WorkerPool:
             worker.state = WorkerState.RUNNING
             if len(self.running) == self._size:
                 self.all_ready.set()
-            self._cover()
+            self.cover()
             self._on_change()
         elif kind == "ack":
             worker.acknowledged_generation = message["generation"]
@@ -206,6 +227,7 @@ class WorkerPool:
         self.counters.retire_row(worker.row, *self._holdings.used_slots())
         self._free_rows.append(worker.row)
         worker.row = 0
+        self._holdings.bury(worker.index)
         if self._closing:
             return
         lived_s = time.monotonic() - worker.started_s
@@ -214,7 +236,7 @@ class WorkerPool:
         delay_s = BACKOFF_S[min(quick_deaths, len(BACKOFF_S)) - 1] if quick_deaths else 0.0
         log.error("worker_died", worker=worker.index, pid=worker.pid, how=how, restart_in_s=delay_s)
         self._tasks.own(self._restart(worker.index, delay_s), f"restart worker {worker.index}")
-        self._cover()
+        self.cover()
         self._on_change()
 
     async def _restart(self, index: int, delay_s: float) -> None:
@@ -229,7 +251,7 @@ class WorkerPool:
             else:
                 return
 
-    def _cover(self) -> None:
+    def cover(self) -> None:
         """Lend every socket of a place whose worker does not run, and that no running worker has, to one that does:
         what is queued there must not wait. Idempotent; called whenever somebody comes or goes."""
         heirs = self.running
@@ -248,11 +270,15 @@ class WorkerPool:
 
     def lend(self, worker: WorkerProcess, loan: Loan) -> None:
         """Have a worker accept from a listening socket."""
-        worker.send(
-            {"type": "listen", "slot": loan.slot, "listener": loan.sock.identity, "accepting": loan.accepting},
-            [loan.sock.descriptor],
-        )
+        message = {"type": "listen", "slot": loan.slot, "accepting": loan.accepting, **memory_fields(loan)}
+        worker.send(message, [loan.sock.descriptor, *memory_descriptors(loan)])
         worker.listeners.add(loan.sock.identity)
+
+    def pass_memory(self, loan: Loan) -> None:
+        """Tell whoever has a listening socket what is to be remembered of its clients from now on."""
+        for worker in self.alive:
+            if loan.sock.identity in worker.listeners:
+                worker.send({"type": "entries", **memory_fields(loan)}, memory_descriptors(loan))
 
     def _give_back(self, index: int) -> None:
         """The worker in this place accepts by itself again: its heirs let go, and leave the queue to it."""
@@ -282,7 +308,7 @@ class WorkerPool:
         elif worker.state is WorkerState.RUNNING and age_s > HUNG_AFTER_S:
             worker.state = WorkerState.HUNG
             log.error("worker_hung", worker=worker.index, pid=worker.pid, silent_for_s=round(age_s, 3))
-            self._cover()
+            self.cover()
             self._on_change()
         elif worker.state is WorkerState.HUNG:
             if age_s <= HUNG_AFTER_S:
