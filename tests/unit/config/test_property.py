@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
+from typing import get_args, get_origin
 
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from lbd.config import ConfigErrors, load
-from lbd.config.schema import FileShape, MemberShape, MonitorShape, PoolShape, ServiceEngineShape, VirtualServiceShape
-from lbd.model.address import Endpoint
+from lbd.config.scalars import QUERY_TYPES, RCODES
+from lbd.config.schema import FileShape
+from lbd.model.address import Endpoint, family_of
 from lbd.model.desired import (
+    SYSTEM_MONITORS,
     AdminState,
     Algorithm,
     DesiredState,
+    HashKey,
     HealthMonitor,
+    Keepalive,
+    Limits,
     Member,
     MonitorType,
     OnAllDown,
+    OnLimit,
+    OnMemberDown,
+    OutlierDetection,
+    Persistence,
     Pool,
+    Protocol,
+    ProxyProtocol,
     ServiceEngine,
+    Source,
     StatusRange,
     Timeouts,
+    UdpOptions,
     VirtualService,
 )
 
@@ -73,16 +90,21 @@ def test_random_text_never_raises_anything_else(text):
     judged(text.encode(errors="surrogatepass"))
 
 
-KEYS = sorted(
-    {
-        key
-        for shape in (FileShape, ServiceEngineShape, MonitorShape, MemberShape, PoolShape, VirtualServiceShape)
-        for key in shape.model_fields
-    }
-    | {"listen", "socket", "connect", "idle", "kubernetes", "<<", "system-tcp", "", "a.b", "ü"}
-)
+def keys_below(shape: type[BaseModel]) -> set[str]:
+    """Return every key that may stand in a mapping of this shape or deeper."""
+    found = set(shape.model_fields)
+    for field in shape.model_fields.values():
+        inner = get_args(field.annotation)[-1] if get_args(field.annotation) else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= keys_below(inner)
+    return found
+
+
+KEYS = sorted(keys_below(FileShape) | {"kubernetes", "<<", "system-tcp", "", "a.b", "ü"})
 LIKELY_WORDS = (
     *("tcp", "udp", "http", "10s", "0s", "1m30s", "9" * 400 + "h", "100%", "10.0.0.1", "::1", "10.0.0.1:80", "[::]:1"),
+    *("dns", "random", "consistent_hash", "source_ip", "client_ip", "queue", "v1", "v2", "transparent", "fe80::/64"),
+    *("10.0.0.0/8", "10.0.0.1/8", "::/0", "0.0.0.0", "100/s", "9/h", "100Mbps", "1mbps", "125%", "A", "NOERROR", "."),
     *("/x", "200-399", "auto", "enabled", "eth0", "system-tcp", "web", "2026-01-01", "0x10", "/\r\n", "fe80::1%0"),
 )
 scalars = st.one_of(
@@ -105,28 +127,22 @@ def nested(**known: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, ob
     return st.fixed_dictionaries({}, optional={key: value | structures for key, value in known.items()})
 
 
-members = st.lists(nested(address=scalars, port=scalars, weight=scalars, admin_state=scalars), max_size=3)
-files_of_real_keys = nested(
-    service_engine=nested(**dict.fromkeys(ServiceEngineShape.model_fields, scalars)),
-    metrics=nested(listen=scalars),
-    admin=nested(socket=scalars),
-    health_monitors=st.dictionaries(
-        st.sampled_from(["web", "system-tcp", "a.b", ""]), nested(**dict.fromkeys(MonitorShape.model_fields, scalars))
-    ),
-    virtual_services=st.lists(
-        nested(
-            name=scalars,
-            vip=scalars,
-            port=scalars,
-            protocol=scalars,
-            timeouts=nested(connect=scalars, idle=scalars),
-            pool=nested(
-                algorithm=scalars, slow_start=scalars, health_monitors=st.lists(scalars, max_size=3), members=members
-            ),
-        ),
-        max_size=3,
-    ),
-)
+def mappings_of(shape: type[BaseModel]) -> st.SearchStrategy[dict[str, object]]:
+    """Return mappings of this shape's keys, whose values are of the right structure or anything."""
+    known: dict[str, st.SearchStrategy[object]] = {}
+    for key, field in shape.model_fields.items():
+        origin, inner = get_origin(field.annotation), field.annotation
+        if origin in (list, dict):
+            inner = get_args(inner)[-1]
+        is_shape = isinstance(inner, type) and issubclass(inner, BaseModel)
+        value = mappings_of(inner) if is_shape else scalars
+        if origin is dict:
+            value = st.dictionaries(st.sampled_from(["web", "system-tcp", "a.b", ""]), value, max_size=3)
+        known[key] = st.lists(value, max_size=3) if origin is list else value
+    return nested(**known)
+
+
+files_of_real_keys = mappings_of(FileShape)
 
 
 @bounded
@@ -165,7 +181,7 @@ def monitors(draw: st.DrawFn, name: str) -> HealthMonitor:
     own: dict[str, object] = {}
     if kind is not MonitorType.PING:
         own["port"] = draw(st.none() | st.integers(1, 65535))
-    if kind is MonitorType.TCP:
+    if kind in (MonitorType.TCP, MonitorType.UDP):
         own["send"] = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20)).encode()
         own["expect"] = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20)).encode()
     if kind in (MonitorType.HTTP, MonitorType.HTTPS):
@@ -176,6 +192,11 @@ def monitors(draw: st.DrawFn, name: str) -> HealthMonitor:
         own["expect_text"] = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     if kind is MonitorType.HTTPS:
         own["verify_tls"] = draw(st.booleans())
+    if kind is MonitorType.DNS:
+        own["query_name"] = draw(st.just(".") | st.from_regex(r"[a-z0-9_-]{1,9}(\.[a-z]{1,9}){0,3}\.?", fullmatch=True))
+        own["query_type"] = draw(st.sampled_from(QUERY_TYPES))
+        own["expect_rcode"] = tuple(draw(st.lists(st.sampled_from(RCODES), min_size=1, unique=True)))
+        own["expect_answer"] = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     return HealthMonitor(
         name,
         kind,
@@ -188,46 +209,170 @@ def monitors(draw: st.DrawFn, name: str) -> HealthMonitor:
     )
 
 
-@st.composite
-def pools(draw: st.DrawFn, defined: list[HealthMonitor]) -> Pool:
-    # VIPs are drawn from other ranges than members, so that none is both.
-    v4 = st.integers(0x0A000001, 0x0AFFFFFF).map(
+def maybe(strategy: st.SearchStrategy[object], absent: object) -> st.SearchStrategy[object]:
+    return st.just(absent) | strategy
+
+
+def percentages(low: int, high: int) -> st.SearchStrategy[float]:
+    return st.integers(low * 1000, high * 1000).map(lambda thousandths: thousandths / 1000)
+
+
+PERSISTENCES = st.builds(
+    Persistence,
+    durations(1000, 604_800_000),
+    st.integers(1, 32),
+    st.integers(1, 128),
+    st.integers(1, 1_000_000),
+    st.sampled_from(OnMemberDown),
+)
+OUTLIER_DETECTIONS = st.builds(
+    lambda failures, times, ejected: OutlierDetection(failures, *times, ejected),
+    st.integers(1, 1000),
+    st.tuples(durations(100, 86_400_000), durations(100, 86_400_000)).map(sorted),
+    percentages(1, 100),
+)
+# VIPs are drawn from other ranges than members, so that none is both.
+ENDPOINTS = {
+    4: st.integers(0x0A000001, 0x0AFFFFFF).map(
         lambda number: f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-    )
-    v6 = st.integers(1, 0xFFFF).map(lambda number: f"2001:db8::{number:x}")
-    endpoints = st.builds(Endpoint, v4 | v6, st.integers(1, 65535))
-    pool = Pool(
-        members=tuple(
-            Member(endpoint, draw(st.integers(1, 1000)), draw(st.sampled_from(AdminState)))
-            for endpoint in draw(st.lists(endpoints, min_size=1, max_size=4, unique=True))
-        ),
-        algorithm=draw(st.sampled_from(Algorithm)),
+    ),
+    6: st.integers(1, 0xFFFF).map(lambda number: f"2001:db8::{number:x}"),
+}
+
+
+@st.composite
+def pools(draw: st.DrawFn, defined: list[HealthMonitor], protocol: Protocol, families: list[int]) -> Pool:
+    """Draw a pool that is good for a service of this protocol, with members of these address families."""
+    endpoints = st.builds(Endpoint, st.one_of(*(ENDPOINTS[family] for family in families)), st.integers(1, 65535))
+    members = [
+        Member(
+            endpoint,
+            draw(st.integers(1, 1000)),
+            draw(st.sampled_from(AdminState)),
+            draw(st.booleans()),
+            draw(maybe(st.integers(1, 10_000_000), 0)),
+        )
+        for endpoint in draw(st.lists(endpoints, min_size=1, max_size=4, unique=True))
+    ]
+    if all(member.backup for member in members):
+        members[-1] = replace(members[-1], backup=False)
+    algorithms = [one for one in Algorithm if (one, protocol) != (Algorithm.FASTEST_RESPONSE, Protocol.UDP)]
+    algorithm = draw(st.sampled_from(algorithms))
+    hashing: dict[str, object] = {}
+    if algorithm is Algorithm.CONSISTENT_HASH:
+        hashing["hash_key"] = draw(st.sampled_from(HashKey))
+        hashing["max_load_percent"] = draw(maybe(percentages(101, 1000), 0.0))
+    enabled = sum(member.admin_state is AdminState.ENABLED for member in members)
+    system = SYSTEM_MONITORS[3 if protocol is Protocol.UDP else 0]
+    chosen = draw(st.lists(st.sampled_from(defined), min_size=1, unique=True)) if defined else [system]
+    return Pool(
+        members=tuple(members),
+        algorithm=algorithm,
+        health_monitors=tuple(chosen),
         slow_start_s=draw(durations(0, 3_600_000)),
         on_all_down=draw(st.sampled_from(OnAllDown)),
+        persistence=draw(st.none() | PERSISTENCES),
+        outlier_detection=draw(st.none() | OUTLIER_DETECTIONS),
+        min_members_up=draw(st.integers(1, max(enabled, 1))),
+        panic_threshold_percent=draw(percentages(0, 100)),
+        drain_timeout_s=draw(st.none() | durations(0, 86_400_000)),
+        **hashing,
     )
-    if not defined:
-        return pool
-    chosen = draw(st.lists(st.sampled_from(defined), min_size=1, unique=True))
-    return Pool(pool.members, pool.algorithm, tuple(chosen), pool.slow_start_s, pool.on_all_down)
+
+
+def networks(version: int, bits: int) -> st.SearchStrategy[str]:
+    pairs = st.tuples(st.ip_addresses(v=version).filter(lambda one: one not in IPV4_MAPPED), st.integers(0, bits))
+    return pairs.map(lambda pair: str(ip_network(pair, strict=False)))
+
+
+IPV4_MAPPED = ip_network("::ffff:0:0/96")
+NETWORK_LISTS = st.lists(networks(4, 32) | networks(6, 128), max_size=3, unique=True).map(tuple)
+
+
+@st.composite
+def limits(draw: st.DrawFn, protocol: Protocol, max_flows: int) -> Limits:
+    most = draw(maybe(st.integers(1, max_flows if protocol is Protocol.UDP else 10_000_000), 0))
+    rate = draw(maybe(st.integers(1, 1_000_000), 0))
+    queue: dict[str, object] = {}
+    if most and protocol is Protocol.TCP and draw(st.booleans()):
+        queue = {
+            "on_limit": OnLimit.QUEUE,
+            "queue_length": draw(st.integers(1, 100_000)),
+            "queue_timeout_s": draw(durations(10, 300_000)),
+        }
+    return Limits(
+        max_connections=most,
+        max_connections_per_client=draw(maybe(st.integers(1, most or 10_000_000), 0)),
+        connection_rate=float(rate),
+        connection_rate_per_client=float(draw(maybe(st.integers(1, rate or 1_000_000), 0))),
+        max_throughput_bps=draw(maybe(st.integers(64_000, 10**12), 0)),
+        **queue,
+    )
+
+
+@st.composite
+def tcp_timeouts(draw: st.DrawFn) -> Timeouts:
+    silences, user_timeouts = maybe(durations(1000, 604_800_000), 0.0), maybe(durations(100, 86_400_000), 0.0)
+    lifetime_s = draw(maybe(durations(1000, 31_536_000_000), 0.0))
+    return Timeouts(
+        draw(durations(10, 300_000)),
+        draw(durations(1000, 604_800_000)),
+        draw(silences),
+        draw(silences),
+        draw(user_timeouts),
+        draw(user_timeouts),
+        lifetime_s,
+        draw(st.integers(0, 50)) / 100 if lifetime_s else 0.1,
+    )
+
+
+@st.composite
+def services(draw: st.DrawFn, name: str, port: int, defined: list[HealthMonitor]) -> VirtualService:
+    protocol = draw(st.sampled_from(Protocol))
+    vip = draw(st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8:1::1"]))
+    source = draw(st.sampled_from(Source))
+    families = [family_of(vip)] if source is Source.TRANSPARENT else [4, 6]
+    service = VirtualService(
+        name,
+        vip,
+        port,
+        draw(pools(defined, protocol, families)),
+        protocol,
+        admin_state=draw(st.sampled_from(AdminState)),
+        source=source,
+        source_ranges=draw(NETWORK_LISTS),
+    )
+    sides = st.none() | st.builds(Keepalive, st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127))
+    if protocol is Protocol.TCP:
+        return replace(
+            service,
+            timeouts=draw(tcp_timeouts()),
+            limits=draw(limits(protocol, 0)),
+            proxy_protocol=draw(st.none() | st.sampled_from(ProxyProtocol)),
+            accept_proxy_protocol=draw(NETWORK_LISTS),
+            client_keepalive=draw(sides),
+            member_keepalive=draw(sides),
+        )
+    udp = UdpOptions(draw(st.integers(0, 65535)), draw(st.integers(1, 1_000_000)), draw(st.booleans()))
+    if udp.per_packet:
+        service = replace(service, pool=replace(service.pool, persistence=None))
+    return replace(
+        service,
+        timeouts=Timeouts(idle_s=draw(durations(1000, 604_800_000))),
+        limits=draw(limits(protocol, udp.max_flows)),
+        proxy_protocol=None if udp.per_packet else draw(st.none() | st.just(ProxyProtocol.V2)),
+        udp=udp,
+    )
 
 
 @st.composite
 def states(draw: st.DrawFn) -> tuple[DesiredState, list[HealthMonitor]]:
     defined = [draw(monitors(name)) for name in draw(st.lists(NAMES, max_size=3, unique=True))]
-    services = tuple(
-        VirtualService(
-            name,
-            draw(st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8:1::1"])),
-            1000 + index,
-            draw(pools(defined)),
-            timeouts=Timeouts(draw(durations(10, 300_000)), draw(durations(1000, 604_800_000))),
-            admin_state=draw(st.sampled_from(AdminState)),
-        )
-        for index, name in enumerate(draw(st.lists(NAMES, max_size=3, unique=True)))
-    )
+    names = draw(st.lists(NAMES, max_size=2, unique=True))
+    found = tuple(draw(services(name, 1000 + index, defined)) for index, name in enumerate(names))
     engine = ServiceEngine(draw(NAMES), draw(st.integers(1, 64)), "eth0", draw(durations(0, 86_400_000)))
     listen = draw(st.none() | st.builds(Endpoint, st.just("::1"), st.integers(1, 65535)))
-    return DesiredState(draw(st.integers(1)), engine, services, listen, "/run/x"), defined
+    return DesiredState(draw(st.integers(1)), engine, found, listen, "/run/x"), defined
 
 
 def in_units(duration_s: float) -> str:
@@ -246,6 +391,8 @@ MONITOR_KEYS_IN_FILE = {
     MonitorType.TCP: ("port", "send", "expect"),
     MonitorType.HTTP: ("port", "path", "method", "expect_status", "expect_text"),
     MonitorType.HTTPS: ("port", "path", "method", "expect_status", "expect_text", "verify_tls"),
+    MonitorType.UDP: ("port", "send", "expect"),
+    MonitorType.DNS: ("port", "query_name", "query_type", "expect_rcode", "expect_answer"),
 }
 
 
@@ -263,37 +410,133 @@ def monitor_in_file(monitor: HealthMonitor) -> dict[str, object]:
         if isinstance(value, bytes):
             written[key] = value.decode()
         elif isinstance(value, tuple):
-            written[key] = [str(one) if one.first != one.last else one.first for one in value]
+            written[key] = [
+                one.first if isinstance(one, StatusRange) and one.first == one.last else str(one) for one in value
+            ]
         elif value is not None:
             written[key] = value
     return written
 
 
+def without(written: dict[str, object], *absent: object) -> dict[str, object]:
+    """Leave out keys whose value can't be written, and means that the key is absent."""
+    return {key: value for key, value in written.items() if value not in absent}
+
+
+def in_percent(percent: float) -> str:
+    return f"{percent:.3f}".rstrip("0").rstrip(".") + "%"
+
+
+def pool_in_file(pool: Pool) -> dict[str, object]:
+    persistence, outliers = pool.persistence, pool.outlier_detection
+    hashed = pool.algorithm is Algorithm.CONSISTENT_HASH
+    written: dict[str, object] = {
+        "algorithm": str(pool.algorithm),
+        "hash": str(pool.hash_key) if hashed else None,
+        "max_load": in_percent(pool.max_load_percent) if pool.max_load_percent else None,
+        "slow_start": in_units(pool.slow_start_s),
+        "on_all_down": str(pool.on_all_down),
+        "min_members_up": pool.min_members_up,
+        "panic_threshold": in_percent(pool.panic_threshold_percent),
+        "drain_timeout": None if pool.drain_timeout_s is None else in_units(pool.drain_timeout_s),
+        "health_monitors": [one.name for one in pool.health_monitors],
+        "members": [
+            without(
+                {
+                    "address": member.endpoint.address,
+                    "port": member.endpoint.port,
+                    "weight": member.weight,
+                    "admin_state": str(member.admin_state),
+                    "backup": member.backup,
+                    "max_connections": member.max_connections or None,
+                },
+                None,
+            )
+            for member in pool.members
+        ],
+        "persistence": persistence
+        and {
+            "type": "client_ip",
+            "timeout": in_units(persistence.timeout_s),
+            "ipv4_prefix": persistence.ipv4_prefix,
+            "ipv6_prefix": persistence.ipv6_prefix,
+            "max_entries": persistence.max_entries,
+            "on_member_down": str(persistence.on_member_down),
+        },
+        "outlier_detection": outliers
+        and {
+            "consecutive_failures": outliers.consecutive_failures,
+            "base_ejection_time": in_units(outliers.base_ejection_s),
+            "max_ejection_time": in_units(outliers.max_ejection_s),
+            "max_ejected": in_percent(outliers.max_ejected_percent),
+        },
+    }
+    if hashed and pool.hash_key is HashKey.SOURCE_IP_PORT:
+        del written["algorithm"]  # a hash says enough
+    return without(written, None)
+
+
+def limits_in_file(limits: Limits) -> dict[str, object]:
+    is_queue = limits.on_limit is OnLimit.QUEUE
+    written = {
+        "max_connections": limits.max_connections or None,
+        "on_limit": str(limits.on_limit),
+        "queue_length": limits.queue_length if is_queue else None,
+        "queue_timeout": in_units(limits.queue_timeout_s) if is_queue else None,
+        "max_connections_per_client": limits.max_connections_per_client or None,
+        "connection_rate": f"{limits.connection_rate:.0f}/s" if limits.connection_rate else None,
+        "connection_rate_per_client": (
+            f"{limits.connection_rate_per_client * 60:.0f}/m" if limits.connection_rate_per_client else None
+        ),
+        "max_throughput": f"{limits.max_throughput_bps}bps" if limits.max_throughput_bps else None,
+    }
+    return without(written, None)
+
+
+def keepalive_in_file(keepalive: Keepalive | None) -> dict[str, object] | None:
+    return keepalive and {
+        "idle": in_units(keepalive.idle_s),
+        "interval": in_units(keepalive.interval_s),
+        "probes": keepalive.probes,
+    }
+
+
 def service_in_file(service: VirtualService) -> dict[str, object]:
-    pool = service.pool
-    members = [
-        {
-            "address": member.endpoint.address,
-            "port": member.endpoint.port,
-            "weight": member.weight,
-            "admin_state": str(member.admin_state),
-        }
-        for member in pool.members
-    ]
-    return {
+    timeouts = service.timeouts
+    written: dict[str, object] = {
         "name": service.name,
         "vip": service.vip,
         "port": service.port,
+        "protocol": str(service.protocol),
         "admin_state": str(service.admin_state),
-        "timeouts": {"connect": in_units(service.timeouts.connect_s), "idle": in_units(service.timeouts.idle_s)},
-        "pool": {
-            "algorithm": str(pool.algorithm),
-            "slow_start": in_units(pool.slow_start_s),
-            "on_all_down": str(pool.on_all_down),
-            "health_monitors": [monitor.name for monitor in pool.health_monitors],
-            "members": members,
-        },
+        "source": str(service.source),
+        "proxy_protocol": service.proxy_protocol and str(service.proxy_protocol),
+        "source_ranges": list(service.source_ranges) or None,
+        "limits": limits_in_file(service.limits),
+        "pool": pool_in_file(service.pool),
     }
+    if service.protocol is Protocol.UDP:
+        udp = service.udp
+        written["timeouts"] = {"idle": in_units(timeouts.idle_s)}
+        written["udp"] = {"responses": udp.responses, "max_flows": udp.max_flows, "per_packet": udp.per_packet}
+        return without(written, None)
+    sides = {"client": service.client_keepalive, "member": service.member_keepalive}
+    written["keepalive"] = without({side: keepalive_in_file(one) for side, one in sides.items()}, None) or None
+    written["accept_proxy_protocol"] = list(service.accept_proxy_protocol) or None
+    written["timeouts"] = without(
+        {
+            "connect": in_units(timeouts.connect_s),
+            "idle": in_units(timeouts.idle_s),
+            "client_half_closed": in_units(timeouts.client_half_closed_s),
+            "member_half_closed": in_units(timeouts.member_half_closed_s),
+            "client_user": in_units(timeouts.client_user_s),
+            "member_user": in_units(timeouts.member_user_s),
+            "lifetime": in_units(timeouts.lifetime_s),
+            "lifetime_jitter": f"{round(timeouts.lifetime_jitter * 100)}%" if timeouts.lifetime_s else None,
+        },
+        None,
+    )
+    return without(written, None)
 
 
 def in_file(state: DesiredState, defined: list[HealthMonitor]) -> dict[str, object]:
