@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kit_lifecycle import config, members, peek, service, used_cpu_s, waited_for_cpu_s, workers
+from kit_lifecycle import config, members, peek, service, slowness, used_cpu_s, waited_for_cpu_s, workers
 from lab_clients import OK, Load, fetch
 from lab_daemon import Daemon, DaemonFactory, descriptors, resident_bytes
 from lab_servers import PodServer, http
@@ -39,7 +39,8 @@ def at_s(record: dict[str, Any]) -> float:
 
 
 def test_500_services_of_10_members_are_ready_in_5_s_and_200_vips_claimed_in_3(lab: Lab, daemon: DaemonFactory) -> None:
-    """Time in which the daemon was ready to run and other processes had the CPUs does not count."""
+    """Time in which the daemon was ready to run and other processes had the CPUs does not count, and a machine that is
+    slower than the reference may take longer."""
     lbd = daemon(many_services(lab, 500, 10, 200), start=False)
     begun_s = time.monotonic()
     lbd.start(wait_ready=False)
@@ -47,7 +48,8 @@ def test_500_services_of_10_members_are_ready_in_5_s_and_200_vips_claimed_in_3(l
         lbd.wait_notification("READY", 90.0)
         took_s, waited_s, used_s = time.monotonic() - begun_s, waited.now_s(), used_cpu_s(lbd.pid)
         # On a busy machine threads wait for each other's CPU too: then what it used is the limit.
-        assert min(took_s - waited_s, used_s) <= START_LIMIT_S, (took_s, waited_s, used_s)
+        limit_s = START_LIMIT_S * slowness()
+        assert min(took_s - waited_s, used_s) <= limit_s, (took_s, waited_s, used_s, limit_s)
         status = peek(lbd)
         assert Counter(vip["state"] for vip in status["vips"]) == {"owned": 200}
         assert {item["state"] for item in status["virtual_services"]} == {"no_member_up"}
@@ -59,7 +61,7 @@ def test_500_services_of_10_members_are_ready_in_5_s_and_200_vips_claimed_in_3(l
             record for record in lbd.log.matching("service_acceptance_changed") if record["acceptance"] == "refuse"
         ]
         first_s, last_s = at_s(decided[0]), at_s(claimed[-1])
-        assert last_s - first_s - waited.between(first_s, last_s) <= CLAIM_LIMIT_S
+        assert last_s - first_s - waited.between(first_s, last_s) <= CLAIM_LIMIT_S * slowness()
         lbd.terminate()
         assert lbd.wait(60.0) == 0
     assert len(lbd.log.matching("vip_withdrawn")) == 200
