@@ -37,6 +37,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "  udp: {responses: 1}\n" + POOL,
         ["6:3: udp: belongs to udp services, and this one has protocol tcp"],
     ),
+    "keys of udp in a tcp service, and what they would exclude": (
+        "  udp: {per_packet: true}\n" + ONE_IN_POOL + ", persistence: {type: client_ip}}\n",
+        ["6:3: udp: belongs to udp services, and this one has protocol tcp"],
+    ),
+    "a jitter without a lifetime in a udp service": (
+        "  protocol: udp\n  timeouts: {lifetime_jitter: 5%}\n" + POOL,
+        ["7:14: timeouts.lifetime_jitter: belongs to tcp services, and this one has protocol udp"],
+    ),
     "values of tcp in a udp service": (
         "  protocol: udp\n  proxy_protocol: v1\n  limits: {max_connections: 5, on_limit: queue}\n"
         "  pool: {algorithm: fastest_response, members: [{address: 10.1.0.1, port: 80}]}\n",
