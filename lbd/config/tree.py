@@ -20,7 +20,7 @@ from lbd.config.errors import ConfigError, Location, path_of, show
 MAX_DEPTH = 32
 """Levels of nesting; the schema needs 7. libyaml needs 99 s for 200,000 brackets: stopping here makes that 0."""
 MAX_NODES = 1_000_000
-"""Values in one file, an alias counted as all that it stands for: 65,536 members with every key are 600,000."""
+"""Values in one file, an alias counted as all that it stands for: 65,536 members with every key are 850,000."""
 
 Plain = str | int | bool | None
 
