@@ -66,8 +66,8 @@ def bulk(name: str, streams: int, *, port: int = BULK) -> Load:
     return Load(name, put)
 
 
-def queries(name: str, *, port: int = DNS) -> Load:
-    """Return DNS queries by dnsperf, as many as it can."""
+def queries(name: str, *, port: int = DNS, per_second: int = 0) -> Load:
+    """Return DNS queries by dnsperf, as many as it can or as many as it is told."""
 
     def put(bed: Testbed, balancer: Balancer, duration_s: int) -> LoadResult:
         names = bed.directory / "queries"
@@ -76,6 +76,7 @@ def queries(name: str, *, port: int = DNS) -> Load:
         argv = ["dnsperf", "-s", address[0], "-p", str(address[1]), "-d", str(names), "-l", str(duration_s)]
         # A query without an answer after a second is lost; dnsperf's own five would stretch the run.
         argv += ["-c", str(CONNECTIONS), "-q", str(OUTSTANDING_QUERIES), "-t", "1"]
+        argv += ["-Q", str(per_second)] if per_second else []
         done = bed.lab.client.run(argv, timeout_s=duration_s + _SLACK_S)
         return read_dnsperf(done.stdout)
 
