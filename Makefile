@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-lab lint format bench bench-health clean guard
+.PHONY: help venv demo test test-unit test-lab lint format bench bench-health soak clean guard
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
@@ -44,8 +44,11 @@ format: venv ## let ruff format and sort
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: venv ## lbd beside HAProxy and nginx: requests, connections, CPU, memory (needs wrk, haproxy, nginx)
+bench: venv ## lbd beside HAProxy and nginx, judged; 12 minutes (ARGS=--quick: 3; ARGS=--features: lbd against itself)
 	@$(BIN)/python bench/side_by_side.py $(ARGS)
+
+soak: venv ## 30 minutes of mixed load: memory, descriptors and counters must end as they began (ARGS="--minutes 5")
+	@$(BIN)/python bench/soak.py $(ARGS)
 
 bench-health: venv ## 5,000 members checked every 5 s: CPU, and how late the probes are
 	@$(BIN)/python bench/health.py $(ARGS)
