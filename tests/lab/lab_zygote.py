@@ -50,7 +50,11 @@ class ForkedProcess:
         return status
 
     def _await(self, timeout_s: float | None) -> int | None:
-        if self.returncode is None and select.select([self._reports], [], [], timeout_s)[0]:
+        if self.returncode is not None:
+            return self.returncode
+        poller = select.poll()
+        poller.register(self._reports, select.POLLIN)
+        if poller.poll(None if timeout_s is None else timeout_s * 1000):
             self.returncode = _REPORT.unpack(os.read(self._reports, _REPORT.size))[0]
             os.close(self._reports)
         return self.returncode
