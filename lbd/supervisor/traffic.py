@@ -8,8 +8,8 @@ from lbd.dataplane import counters
 from lbd.model.status import ConnectError, Ending, Rejection, Traffic
 
 
-def traffic_of(fields: Sequence[int]) -> Traffic:
-    """Return the traffic that a slot's summed fields describe."""
+def traffic_of(fields: Sequence[int], persistence_entries: int = 0) -> Traffic:
+    """Return the traffic that a slot's summed fields describe; who is remembered is not counted there."""
     return Traffic(
         active_connections=fields[counters.ACTIVE],
         connections_total=fields[counters.TOTAL],
@@ -31,5 +31,6 @@ def traffic_of(fields: Sequence[int]) -> Traffic:
         },
         evicted_flows_total=fields[counters.EVICTED_FLOWS],
         moved_flows_total=fields[counters.MOVED_FLOWS],
+        persistence_entries=persistence_entries,
         persistence_evictions_total=fields[counters.EVICTED_ENTRIES],
     )

@@ -22,7 +22,8 @@ def choose(service: Service, lane: Lane, client: str, port: int, tried: list[int
 
 
 def keep_member(service: Service, lane: Lane, client: str, entry: int, member: Member, now_ms: int) -> int:
-    """Note in the lane's persistence table whom a client has, unless it is to return to another one that is down now.
+    """Note in the lane's persistence table whom a client has, unless it is to return to another one that is down or
+    without room now. To a member that is draining or disabled it is not to return.
 
     `entry` (-1: none) is what this connection or flow held there until now; returns what it holds from here on.
     """
@@ -33,6 +34,6 @@ def keep_member(service: Service, lane: Lane, client: str, entry: int, member: M
         entries.leave(entry, now_ms)
     if service.settings.keeps_entry:
         kept = service.by_slot.get(entries.find(client, now_ms))
-        if kept is not None:
+        if kept is not None and (kept.down or service.balancer.weights[kept.index] > 0):
             member = kept
     return entries.enter(client, member.slot, now_ms)

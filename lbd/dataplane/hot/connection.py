@@ -159,6 +159,9 @@ class Connection(Arrival):
         self.member = member
         service.member_opened(member)
         self.reactor.add(upstream.descriptor, upstream, EDGE_MASK)
+        if self.lane.entries is not None:  # from here on: what the client opens meanwhile goes to the same member
+            now_ms = self.reactor.now_ms
+            self.entry = keep_member(service, self.lane, self.client_address[0], self.entry, member, now_ms)
         return 0
 
     def introduce(self, upstream: Side) -> None:
@@ -203,8 +206,6 @@ class Connection(Arrival):
         settings = self.service.settings
         connect_us = time.monotonic_ns() // 1000 - self.dialled_us if settings.measures_connects else -1
         self.service.member_connected(member, connect_us, now_ms)
-        if self.lane.entries is not None:
-            self.entry = keep_member(self.service, self.lane, self.client_address[0], self.entry, member, now_ms)
         if settings.lifetime_ms and not self.ends_ms:
             spread = settings.lifetime_jitter * (2 * random() - 1)
             self.ends_ms = now_ms + int(settings.lifetime_ms * (1 + spread))
