@@ -98,6 +98,7 @@ class Supervisor:
     def member_failed(self, key: MemberKey, error: ConnectError, in_a_row: int) -> None:
         """The relay could not reach a member, `in_a_row` times without a success between them in one worker."""
         self._health.report_passive(key, error)
+        self.outlier_reported(key.service, key.endpoint, in_a_row)
 
     def outlier_reported(self, service_name: str, endpoint: Endpoint, consecutive: int) -> None:
         """A worker has seen so many failures of a member in a row: eject it, if that is wanted and allowed."""
