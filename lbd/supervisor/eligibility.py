@@ -106,7 +106,7 @@ def _choose(
             primaries,
             "it is a backup, and the other members serve",
             f"{_of(len(primaries_up), len(primaries))} up, fewer than the panic_threshold of "
-            f"{pool.panic_threshold_percent:g} %: health is ignored",
+            f"{pool.panic_threshold_percent:g}%: health is ignored",
         )
     if len(up) < max(1, pool.min_members_up):
         return _too_few(pool, able, len(up), first_results)

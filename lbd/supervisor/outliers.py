@@ -77,8 +77,8 @@ class Outliers:
                 return None
             self._refused.add(endpoint)
             return Refusal(
-                f"{out} of {len(self._members)} members are ejected, and max_ejected_percent "
-                f"{settings.max_ejected_percent:g} allows {allowed}"
+                f"{out} of {len(self._members)} members are ejected, and max_ejected {settings.max_ejected_percent:g}% "
+                f"allows {allowed}"
             )
         record = self._records.get(endpoint)
         count = 1 + (record.count_at(now_s, settings.base_ejection_s) if record is not None else 0)

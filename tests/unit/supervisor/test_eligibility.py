@@ -206,7 +206,7 @@ def test_in_a_panic_health_and_ejections_are_ignored() -> None:
     assert seen_with(of, UP, UP, DOWN, DOWN, UP).weights == [100, 100, 0, 0, 0]  # 50 % are not fewer than 50 %
     seen = seen_with(of, UP, DOWN, DOWN, DOWN, UP)
     assert seen.weights == [100, 100, 100, 100, 0]
-    assert seen.reason == "1 of 4 members is up, fewer than the panic_threshold of 50 %: health is ignored"
+    assert seen.reason == "1 of 4 members is up, fewer than the panic_threshold of 50%: health is ignored"
     assert seen.members[4].reason == "it is a backup, and the other members serve"
     assert seen_with(of, UP, UP, DOWN, DOWN, DOWN, ejected=(0,)).weights == [100, 100, 100, 100, 0]
 

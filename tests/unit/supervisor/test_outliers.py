@@ -89,7 +89,7 @@ def test_no_more_than_the_allowed_share_is_out_and_a_refusal_is_told_once() -> N
     assert isinstance(watched.failures_reported(ONE, 5, 100.0), Ejection)
     assert isinstance(watched.failures_reported(TWO, 5, 110.0), Ejection)
     refusal = watched.failures_reported(THREE, 5, 120.0)
-    assert refusal == Refusal("2 of 20 members are ejected, and max_ejected_percent 10 allows 2")
+    assert refusal == Refusal("2 of 20 members are ejected, and max_ejected 10% allows 2")
     assert watched.failures_reported(THREE, 10, 120.0) is None
     assert set(watched.ejected(120.0)) == {ONE, TWO}
     assert watched.take_ended(130.0) == (ONE,)
