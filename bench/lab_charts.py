@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-_COLOURS = ("#1b6ca8", "#c0504d", "#e3a19f", "#8c3b39", "#4f8a4c", "#a3c9a1", "#7a5ea8", "#b09a3d")
+_COLOURS = ("#1b6ca8", "#c0504d", "#4f8a4c", "#7a5ea8", "#b09a3d", "#5b8c8c")
 _INK, _GRID, _FONT = "#222222", "#d8d8d8", "system-ui, sans-serif"
 _BAR, _GAP, _LEFT, _RIGHT, _TOP = 16, 14, 210, 150, 54
 _PLOT = 520
@@ -36,8 +36,13 @@ def ticks(highest: float, count: int = 5) -> list[float]:
     return [number * step for number in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def bar_chart(title: str, unit: str, bars: Mapping[str, Mapping[str, Bar | None]]) -> str:
-    """Return horizontal bars: `bars` is by group, then by series; a None is left out with a dash."""
+def bar_chart(
+    title: str, unit: str, bars: Mapping[str, Mapping[str, Bar | None]], colours: Mapping[str, str] | None = None
+) -> str:
+    """Return horizontal bars: `bars` is by group, then by series; a None is left out with a dash.
+
+    `colours` are those of series that must look the same in several charts.
+    """
     series = list(dict.fromkeys(name for group in bars.values() for name in group))
     known = [bar.high for group in bars.values() for bar in group.values() if bar is not None]
     marks = ticks(max(known, default=0.0))
@@ -53,7 +58,7 @@ def bar_chart(title: str, unit: str, bars: Mapping[str, Mapping[str, Bar | None]
     for group, members in bars.items():
         _text(root, 12, y + 12, group, bold=True)
         for name, bar in members.items():
-            colour = _COLOURS[series.index(name) % len(_COLOURS)]
+            colour = (colours or {}).get(name, _COLOURS[series.index(name) % len(_COLOURS)])
             _text(root, _LEFT - 8, y + 12, name, anchor="end")
             if bar is None:
                 _text(root, _LEFT + 6, y + 12, "-")

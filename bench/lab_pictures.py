@@ -8,6 +8,16 @@ from pathlib import Path
 from lab_charts import Bar, bar_chart
 from lab_samples import Report, result_path
 
+_COLOURS = {
+    "lbd": "#1b6ca8",
+    "haproxy": "#c0504d",
+    "haproxy default": "#e3a19f",
+    "haproxy tuned": "#c0504d",
+    "haproxy splice": "#8c3b39",
+    "nginx": "#4f8a4c",
+    "nginx default": "#a3c9a1",
+    "nginx tuned": "#4f8a4c",
+}
 _GROUPS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("requests", "Requests", "per second", "per_second", ("keep-alive requests",)),
     ("requests-cpu", "CPU of a request", "µs", "cpu_us_each", ("keep-alive requests",)),
@@ -44,10 +54,10 @@ def draw(report: Report, names: Sequence[str]) -> list[Path]:
         }
         bars = {load: members for load, members in bars.items() if members}
         if bars:
-            written.append(_write(report, file, bar_chart(title, unit, bars)))
+            written.append(_write(report, file, bar_chart(title, unit, bars, _COLOURS)))
     if report.idle_bytes:
         idle = {"idle connection": {name: Bar(size, size, size) for name, size in report.idle_bytes.items()}}
-        written.append(_write(report, "memory", bar_chart("Memory of an idle connection", "bytes", idle)))
+        written.append(_write(report, "memory", bar_chart("Memory of an idle connection", "bytes", idle, _COLOURS)))
     return written
 
 

@@ -57,10 +57,15 @@ def sample_for(daemon: SoakDaemon, began_s: float, duration_s: float) -> list[So
     return samples
 
 
+def is_quiet(sample: SoakSample) -> bool:
+    """Return whether nothing is open any more."""
+    return sample.active == 0 and sample.members_active == 0
+
+
 def quiet_sample(daemon: SoakDaemon, began_s: float) -> SoakSample:
     """Return how the daemon is when nothing is open any more, or after a limit; the fewest descriptors of some looks,
     because a check or this look itself may hold some."""
-    await_quiet(lambda: daemon.sample(0.0).active == 0, QUIET_LIMIT_S)
+    await_quiet(lambda: is_quiet(daemon.sample(0.0)), QUIET_LIMIT_S)
     looks = []
     for _ in range(_QUIET_SAMPLES):
         time.sleep(0.5)

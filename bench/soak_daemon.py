@@ -73,7 +73,8 @@ class SoakDaemon:
         return SoakSample(
             at_s=at_s,
             processes={role: process_sample(pid) for role, pid in roles.items()},
-            active=sum(one["active_connections"] + one.get("queued", 0) for one in [*services, *members]),
+            active=sum(one["active_connections"] + one.get("queued", 0) for one in services),
+            members_active=sum(one["active_connections"] for one in members),
             connections_total=sum(one["connections_total"] for one in services),
             rejected_total=sum(sum(one.get("rejected_total", {}).values()) for one in services),
             restarts_total=sum(worker["restarts_total"] for worker in status["workers"]),
@@ -104,5 +105,5 @@ def as_json(sample: SoakSample) -> Mapping[str, object]:
         role: {"memory_bytes": one.memory_bytes, "descriptors": one.descriptors}
         for role, one in sample.processes.items()
     }
-    counters = ("at_s", "active", "connections_total", "rejected_total", "restarts_total")
+    counters = ("at_s", "active", "members_active", "connections_total", "rejected_total", "restarts_total")
     return {**{name: getattr(sample, name) for name in counters}, "processes": processes}

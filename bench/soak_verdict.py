@@ -26,12 +26,15 @@ class ProcessSample:
 
 @dataclass(frozen=True, slots=True)
 class SoakSample:
-    """lbd at one moment. Processes are by role: `supervisor`, `worker 0`, …; counters are sums over all services."""
+    """lbd at one moment. Processes are by role: `supervisor`, `worker 0`, …; counters are sums over all services.
+
+    `active` connections and flows are open or wait for a place, `members_active` are open to a member.
+    """
 
     at_s: float
     processes: Mapping[str, ProcessSample]
     active: int
-    """Connections and flows that are open or wait for a place, of services and of members."""
+    members_active: int
     connections_total: int
     rejected_total: int
     restarts_total: int
@@ -81,8 +84,8 @@ def judge_soak(
             problems.append(f"{role} is gone")
         elif after.descriptors > before.descriptors:
             problems.append(f"{role}: {after.descriptors} descriptors at the end, {before.descriptors} at the start")
-    if end.active:
-        problems.append(f"{end.active} connections or flows are still counted as open")
+    if end.active or end.members_active:
+        problems.append(f"still counted as open: {end.active} connections or flows, {end.members_active} to members")
     if end.restarts_total:
         problems.append(f"workers were restarted {end.restarts_total} times")
     if end.rejected_total > start.rejected_total:
