@@ -82,9 +82,8 @@ class Outliers:
             )
         record = self._records.get(endpoint)
         count = 1 + (record.count_at(now_s, settings.base_ejection_s) if record is not None else 0)
-        count = min(
-            count, ceil(settings.max_ejection_s / settings.base_ejection_s)
-        )  # what grows no more is not counted
+        longest = ceil(settings.max_ejection_s / settings.base_ejection_s)
+        count = min(count, longest)  # what makes it no longer would only take longer to be forgotten
         for_s = min(settings.base_ejection_s * count, settings.max_ejection_s)
         self._records[endpoint] = _Record(now_s + for_s, count)
         self._refused.clear()
