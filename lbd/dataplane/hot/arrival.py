@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 from lbd.dataplane.hot.lane import Lane
-from lbd.dataplane.hot.limits import ADMITTED, PROXY_HEADER, SOURCE_RANGES, WAIT, Entrant
+from lbd.dataplane.hot.limits import ADMITTED, PROXY_HEADER, SOURCE_RANGES, WAIT
+from lbd.dataplane.hot.line import Entrant
 from lbd.dataplane.hot.pair import CLOSED, DONTWAIT, NOTHING_HELD, PEEK, Pair, Side
 from lbd.dataplane.hot.proxy_protocol import MAX_HEADER_BYTES, read_header
 from lbd.dataplane.hot.reactor import EPOLLRDHUP, Reactor
@@ -33,6 +34,7 @@ class Arrival(Pair, Entrant):
 
     __slots__ = (
         "client_address", "deadline_ms", "destination", "has_place", "lane", "service", "stage", "unsent",
+        "waits_until_ms",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, service: Service, lane: Lane, client: Side, address: tuple[str, int]) -> None:
@@ -44,6 +46,7 @@ class Arrival(Pair, Entrant):
         self.stage: int = DIALLING
         self.deadline_ms: int = 0  # of this stage, or of this attempt to connect
         self.has_place: bool = False  # under the limits of the service
+        self.waits_until_ms: int = 0  # for a place, and for a member with room
         self.unsent: bytearray = NOTHING_HELD  # the client's first bytes, when the member that they were for has failed
 
     def arrive(self) -> None:
@@ -107,7 +110,9 @@ class Arrival(Pair, Entrant):
         assert gate is not None
         self.stage = WAITING
         self.service.tally.add(QUEUED, 1)
-        self.look_again_at(self.reactor.now_ms + gate.wait_ms)
+        if not self.waits_until_ms:  # however often it waits
+            self.waits_until_ms = self.reactor.now_ms + gate.wait_ms
+        self.look_again_at(self.waits_until_ms)
 
     def await_member(self) -> None:
         """Wait until a member has room: all that are eligible are full."""
@@ -128,6 +133,11 @@ class Arrival(Pair, Entrant):
         if self.state != CLOSED:
             self.service.tally.add(REJECTED + reason, 1)
             self.close(True)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a place, or for a member with room."""
+        return self.stage == WAITING
 
     def stop_waiting(self) -> None:
         """Leave the stage of waiting."""
@@ -150,6 +160,8 @@ class Arrival(Pair, Entrant):
             self.stop_waiting()
             if gate is not None:
                 gate.gave_up(self)
+            if not self.has_place and self.lane.clients is not None:
+                self.lane.clients.leave(self.client_address[0], self.reactor.now_ms)
         if self.has_place:
             self.has_place = False
             if gate is not None:

@@ -10,6 +10,7 @@ from lbd.balancing.fastest_response import FAILED_CONNECT_US
 from lbd.dataplane.hot.limits import Gate
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.networks import Networks
+from lbd.dataplane.hot.quota import Quota
 from lbd.dataplane.hot.tally import ERRORS, Tally
 
 # Kinds of failed attempts: their places in counters.ERROR_ORDER.
@@ -28,12 +29,12 @@ LOADS_INTERVAL_MS: Final = 10
 class Member:
     """One member. It outlives changes of the pool while connections refer to it; `index` is -1 once it is removed.
 
-    `share` is how many connections this worker may have to it (-1: no limit). `down` says that it gets nothing because
-    it does not work, not because somebody wants it so.
+    `quota` is how many connections this worker may have to it, None without a limit. `down` says that it gets nothing
+    because it does not work, not because somebody wants it so.
     """
 
     __slots__ = (
-        "active", "address", "down", "failures_in_a_row", "family", "index", "reported_ms", "share", "slot", "tally",
+        "active", "address", "down", "failures_in_a_row", "family", "index", "quota", "reported_ms", "slot", "tally",
     )  # fmt: skip
 
     def __init__(self, slot: int, family: int, address: str, port: int, tally: Tally) -> None:
@@ -43,7 +44,7 @@ class Member:
         self.tally: Tally = tally
         self.index: int = -1
         self.active: int = 0
-        self.share: int = -1
+        self.quota: Quota | None = None
         self.down: bool = False
         self.failures_in_a_row: int = 0
         self.reported_ms: int = -REPORT_INTERVAL_MS
@@ -173,8 +174,8 @@ class Service:
 
     def can_take(self, index: int) -> bool:
         """Return whether a member is eligible and has room for one more connection."""
-        member = self.members[index]
-        return self.balancer.weights[index] > 0 and (member.share < 0 or member.active < member.share)
+        quota = self.members[index].quota
+        return self.balancer.weights[index] > 0 and (quota is None or quota.used < quota.share)
 
     def pick(self, client: str, tried: list[int], now_ms: int) -> int:
         """Return the index of the member for a new connection, or -1.
@@ -195,8 +196,15 @@ class Service:
             passed_over = tried
             while index >= 0 and not self.can_take(index):
                 passed_over = [*passed_over, index]
+                self.note_full(index)
                 index = self.balancer.pick(client, passed_over)
         return index
+
+    def note_full(self, index: int) -> None:
+        """An eligible member has no room in this worker: others may have some to give."""
+        quota = self.members[index].quota
+        if quota is not None and self.gate is not None:
+            self.gate.member_is_full(quota)
 
     def all_full(self, tried: list[int]) -> bool:
         """Return whether somebody eligible was left out only because there is no room with it."""
@@ -208,6 +216,9 @@ class Service:
     def member_opened(self, member: Member) -> None:
         """Count an attempt to reach a member: it is active from here on."""
         member.active += 1
+        quota = member.quota
+        if quota is not None:
+            quota.used += 1
         member.tally.active += 1
         member.tally.mark()
         if member.index >= 0:
@@ -220,8 +231,9 @@ class Service:
         member.tally.mark()
         if member.index >= 0:
             self.own_active[member.index] -= 1
-        if member.share >= 0 and self.gate is not None:
-            self.gate.member_freed(member.slot)
+        quota = member.quota
+        if quota is not None and self.gate is not None:
+            self.gate.member_freed(quota)
 
     def member_connected(self, member: Member, connect_us: int, now_ms: int) -> None:
         """Count a connection that a member has accepted; `connect_us` (-1: not measured) is how long that took."""
