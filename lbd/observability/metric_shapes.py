@@ -30,7 +30,9 @@ LABELS: dict[str, tuple[str, ...]] = {
     "worker": ("worker",),
     "vip": ("vip", "interface"),
     "virtual_service": ("virtual_service",),
+    "udp_virtual_service": ("virtual_service",),
     "member": ("virtual_service", "member"),
+    "udp_member": ("virtual_service", "member"),
     "monitor": ("virtual_service", "member", "monitor"),
 }
 """The labels that name an object of each scope."""

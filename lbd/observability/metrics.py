@@ -13,9 +13,11 @@ from lbd.model.desired import AdminState
 from lbd.model.status import (
     ConfigStatus,
     ConnectError,
+    Ending,
     Health,
     MemberStatus,
     MonitorStatus,
+    Rejection,
     Status,
     Traffic,
     VipState,
@@ -27,6 +29,7 @@ from lbd.observability.exposition import Family, Kind, label_text
 from lbd.observability.incarnations import merged
 from lbd.observability.metric_shapes import Metric, Objects, infos, one, optional, split, states
 
+UDP = "udp"
 PROCESS_STATES = ("starting", "running", "draining")
 WORKER_STATES = ("starting", "running", "hung", "draining", "dead")
 SERVICE_STATES = ("serving", "no_member_up", "starting", "draining", "disabled", "failed")
@@ -45,11 +48,14 @@ def _scopes(status: Status) -> dict[str, Objects]:
     """Make the label text of each object once: the families share it."""
     services = [(label_text(virtual_service=service.name), service) for service in merged(status.virtual_services)]
     members: Objects = []
+    udp_members: Objects = []
     monitors: Objects = []
     for labels, service in services:
         for member in service.members:
             name = label_text(member=str(Endpoint(member.address, member.port)))
             members.append((f"{labels},{name}", member))
+            if service.protocol == UDP:
+                udp_members.append(members[-1])
             monitors += [(f"{members[-1][0]},{label_text(monitor=m.name)}", m) for m in member.monitors]
     # One row an index, the newest: a duplicate series would make Prometheus refuse the whole scrape.
     workers = {worker.index: worker for worker in status.workers}
@@ -59,7 +65,9 @@ def _scopes(status: Status) -> dict[str, Objects]:
         "worker": [(label_text(worker=str(index)), worker) for index, worker in workers.items()],
         "vip": [(label_text(vip=vip.address, interface=vip.interface), vip) for vip in status.vips],
         "virtual_service": list(services),
+        "udp_virtual_service": [(labels, service) for labels, service in services if service.protocol == UDP],
         "member": members,
+        "udp_member": udp_members,
         "monitor": monitors,
     }
 
@@ -283,6 +291,41 @@ def _virtual_service_metrics() -> list[Metric]:
             "Client connections that were reset because no member could be reached, in connections.",
             lambda v: v.traffic.unserved_total,
         ),
+        split(
+            "lbd_virtual_service_rejected_connections_total",
+            _C,
+            scope,
+            "Client connections, flows or datagrams that a limit or a rule turned away, in connections.",
+            "reason",
+            tuple(Rejection),
+            lambda v: [v.traffic.rejected_total.get(reason, 0) for reason in Rejection],
+        ),
+        gauge(
+            "queued_connections",
+            "Client connections that wait for a place under a limit, in connections.",
+            lambda v: v.traffic.queued,
+        ),
+        split(
+            "lbd_virtual_service_timed_out_connections_total",
+            _C,
+            scope,
+            "Client connections that a timeout ended, in connections.",
+            "reason",
+            tuple(Ending),
+            lambda v: [v.traffic.timed_out_total.get(reason, 0) for reason in Ending],
+        ),
+        gauge(
+            "persistence_entries",
+            "Number of clients whose member is remembered.",
+            lambda v: v.traffic.persistence_entries,
+        ),
+        one(
+            "lbd_virtual_service_persistence_evictions_total",
+            _C,
+            scope,
+            "Number of clients that were forgotten before their time because the table was full.",
+            lambda v: v.traffic.persistence_evictions_total,
+        ),
         states("lbd_virtual_service_state", scope, "State of a virtual service", SERVICE_STATES, lambda v: v.state),
         states(
             "lbd_virtual_service_admin_state",
@@ -298,6 +341,46 @@ def _virtual_service_metrics() -> list[Metric]:
             "members_eligible",
             "Members that may get new connections, in members.",
             lambda v: sum(m.eligible for m in v.members),
+        ),
+    ]
+
+
+def _datagrams(prefix: str, of_what: str) -> list[Metric]:
+    return [
+        one(
+            f"lbd_{prefix}_received_datagrams_total",
+            _C,
+            f"udp_{prefix}",
+            f"Datagrams received from clients {of_what}, in datagrams; of udp alone.",
+            lambda item: item.traffic.received_datagrams_total,
+        ),
+        one(
+            f"lbd_{prefix}_sent_datagrams_total",
+            _C,
+            f"udp_{prefix}",
+            f"Datagrams sent to clients {of_what}, in datagrams; of udp alone.",
+            lambda item: item.traffic.sent_datagrams_total,
+        ),
+    ]
+
+
+def _udp_metrics() -> list[Metric]:
+    scope = "udp_virtual_service"
+    return [
+        *_datagrams("virtual_service", "of a virtual service"),
+        one(
+            "lbd_virtual_service_evicted_flows_total",
+            _C,
+            scope,
+            "Flows of a virtual service that made room for others, in flows; of udp alone.",
+            lambda v: v.traffic.evicted_flows_total,
+        ),
+        one(
+            "lbd_virtual_service_moved_flows_total",
+            _C,
+            scope,
+            "Flows of a virtual service that moved away from a member that failed, in flows; of udp alone.",
+            lambda v: v.traffic.moved_flows_total,
         ),
     ]
 
@@ -356,7 +439,9 @@ METRICS: tuple[Metric, ...] = (
     *_worker_metrics(),
     *_vip_metrics(),
     *_virtual_service_metrics(),
+    *_udp_metrics(),
     *_member_metrics(),
+    *_datagrams("member", "of a member"),
     *_monitor_metrics(),
 )
 """Every metric that lbd makes itself; docs/reference/metrics.md says the same, and a test compares them."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
-from lbd.model.status import MonitorStatus, Status, VipState
+from lbd.model.status import MonitorStatus, Status, Traffic, VipState
 from lbd.observability.exposition import Family, Format, Kind, label_text, render
 from lbd.observability.http import render_scrape
 from lbd.observability.metrics import METRICS, collect
@@ -97,6 +97,14 @@ EXPECTED = [
     ("lbd_virtual_service_unserved_connections_total", WEB, 106),
     ("lbd_virtual_service_connect_errors_total", {**WEB, "reason": "timed_out"}, 107),
     ("lbd_virtual_service_connect_errors_total", {**WEB, "reason": "refused"}, 0),
+    ("lbd_virtual_service_rejected_connections_total", {**WEB, "reason": "max_connections"}, 109),
+    ("lbd_virtual_service_rejected_connections_total", {**WEB, "reason": "queue_full"}, 110),
+    ("lbd_virtual_service_rejected_connections_total", {**WEB, "reason": "source_ranges"}, 0),
+    ("lbd_virtual_service_queued_connections", WEB, 108),
+    ("lbd_virtual_service_timed_out_connections_total", {**WEB, "reason": "idle"}, 111),
+    ("lbd_virtual_service_timed_out_connections_total", {**WEB, "reason": "lifetime"}, 0),
+    ("lbd_virtual_service_persistence_entries", WEB, 112),
+    ("lbd_virtual_service_persistence_evictions_total", WEB, 113),
     ("lbd_virtual_service_state", {**WEB, "state": "serving"}, 1),
     ("lbd_virtual_service_state", {**WEB, "state": "failed"}, 0),
     ("lbd_virtual_service_admin_state", {**WEB, "state": "enabled"}, 1),
@@ -139,8 +147,33 @@ def test_every_value_of_the_snapshot_appears_exactly(make: Any, form: Format) ->
         assert samples[key(name, **labels)] == value, (name, labels)
 
 
+UDP_EXPECTED = [
+    ("lbd_virtual_service_received_datagrams_total", WEB, 301),
+    ("lbd_virtual_service_sent_datagrams_total", WEB, 302),
+    ("lbd_virtual_service_evicted_flows_total", WEB, 303),
+    ("lbd_virtual_service_moved_flows_total", WEB, 304),
+    ("lbd_member_received_datagrams_total", UP, 305),
+    ("lbd_member_sent_datagrams_total", UP, 306),
+]
+
+
+def test_datagrams_and_flows_are_shown_of_udp_services_alone(make: Any) -> None:
+    status = make.status()
+    (web,) = status.virtual_services
+    first, *others = web.members
+    member = replace(first, traffic=Traffic(received_datagrams_total=305, sent_datagrams_total=306))
+    traffic = Traffic(
+        received_datagrams_total=301, sent_datagrams_total=302, evicted_flows_total=303, moved_flows_total=304
+    )
+    web = replace(web, protocol="udp", traffic=traffic, members=(member, *others))
+    samples, of_tcp = scrape(replace(status, virtual_services=(web,))), scrape(status)
+    for name, labels, value in UDP_EXPECTED:
+        assert samples[key(name, **labels)] == value, (name, labels)
+        assert key(name, **labels) not in of_tcp
+
+
 def test_every_metric_has_its_exact_value_tested() -> None:
-    tested = {name for name, _, _ in EXPECTED} | {"lbd_virtual_service_received_bytes_total"}
+    tested = {name for name, _, _ in EXPECTED + UDP_EXPECTED} | {"lbd_virtual_service_received_bytes_total"}
     assert tested == {metric.name for metric in METRICS}
 
 
@@ -167,7 +200,7 @@ def test_the_reference_lists_every_metric_with_type_labels_and_help_and_no_other
 
 def test_names_follow_the_rule_and_every_help_says_the_unit() -> None:
     units = r"second|byte|connection|attempt|descriptor|process|number|capabilit|restart|reload|error|problem|check|"
-    units += r"failure|member|announcement|always 1|1 if|1 for"
+    units += r"failure|member|announcement|datagram|flow|always 1|1 if|1 for"
     for metric in METRICS:
         assert re.fullmatch(r"lbd_(process|virtual_service|member|vip|worker|config)(_[a-z]+)+", metric.name)
         assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
