@@ -176,7 +176,7 @@ def _become(request: dict[str, object], stdout: int, stderr: int) -> list[str]:
 
 def _main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
-    from lbd.cli import check, daemon, reload, run, status  # noqa: F401  # what the commands would import
+    from lbd.cli import admin_state, check, daemon, reload, run, status  # noqa: F401  # what the commands would import
     from lbd.cli.main import main
 
     argv = _serve(requests)
