@@ -7,6 +7,7 @@ the client was delivered to the relay.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -210,3 +211,28 @@ def test_a_foreign_route_in_our_table_is_a_problem_that_is_told(lab: Lab, daemon
         with connect(lab.client, lab.vip[4]) as conn:
             conn.shutdown(socket.SHUT_WR)
             assert receive_all(conn) == b""
+
+
+def test_datagrams_come_from_the_client_too(lab: Lab, daemon: DaemonFactory) -> None:
+    port = 5300
+    sockets = {}
+    for family in (4, 6):
+        sock = lab.pods[0].socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.bind((lab.pods[0].address[family], port))
+        sock.settimeout(5.0)
+        sockets[family] = sock
+    running = daemon(both(lab, lab.pods[:1], port=port, protocol="udp"))
+    running.wait_serving()
+    for family, pod in sockets.items():
+        with lab.client.socket(pod.family, socket.SOCK_DGRAM) as client:
+            client.settimeout(5.0)
+            client.connect((lab.vip[family], port))
+            client.send(b"question")
+            question, source = pod.recvfrom(100)
+            assert (question, source[0]) == (b"question", lab.client_address[family])
+            pod.sendto(b"answer", source)
+            assert client.recv(100) == b"answer"
+        pod.close()
+    running.signal(signal.SIGTERM)
+    running.wait()
+    assert traces(lab) == []
