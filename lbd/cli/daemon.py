@@ -27,6 +27,7 @@ from lbd.model.status import MemberHealth, ReloadResult, Status
 from lbd.observability.admin import AdminServer
 from lbd.observability.http import MetricsServer
 from lbd.supervisor.file_source import FileSource
+from lbd.supervisor.limit_watch import LOOK_INTERVAL_S, LimitWatch
 from lbd.supervisor.notify import ServiceManager
 from lbd.supervisor.relay_path import RelayDataPath
 from lbd.supervisor.snapshot import Snapshots
@@ -138,6 +139,7 @@ class Daemon:
         await self._health.start()
         await self._data_path.start()
         self._tasks.own(self._measure_lag(), "measure loop lag")
+        self._tasks.own(self._watch_limits(), "watch limits")
         if self._manager.watchdog_s:
             self._tasks.own(self._feed_watchdog(), "feed watchdog")
 
@@ -206,6 +208,22 @@ class Daemon:
             expected_s = time.monotonic() + LAG_INTERVAL_S
             await asyncio.sleep(LAG_INTERVAL_S)
             self._snapshots.loop_lag_s = max(0.0, time.monotonic() - expected_s)
+
+    async def _watch_limits(self) -> None:
+        watch = LimitWatch()
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            states = self._supervisor.services.values()
+            services = [(state.applied, self._data_path.traffic(state.handle)) for state in states]
+            for reached in watch.look(services, time.monotonic()):
+                log.warning(
+                    "limit_reached",
+                    service=reached.service,
+                    reason=reached.reason.value,
+                    limit=reached.limit,
+                    rejected=reached.rejected,
+                    in_s=reached.in_s,
+                )
 
     async def _feed_watchdog(self) -> None:
         while True:

@@ -22,10 +22,12 @@ from collections.abc import Callable
 from lbd import form
 from lbd.dataplane import counters, privileges
 from lbd.dataplane.channel import PROTOCOL_VERSION, Channel, ChannelError, Message
-from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.quota import Desk
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.relay import Relay
 from lbd.dataplane.hot.wheel import TICK_MS
+from lbd.dataplane.lanes import Lanes
+from lbd.dataplane.limits_builder import LimitsBuilder
 from lbd.dataplane.services import ServiceBuilder
 
 LAG_WINDOW_S = 30.0
@@ -84,6 +86,7 @@ class Worker:
         self._base_descriptors = len(os.listdir("/proc/self/fd")) - 1  # the listing itself holds one
         self._reactor = Reactor(self._report_fault, 0)
         self._relay = Relay(self._reactor, self._report_vacancy)
+        self._lanes = Lanes(self._relay, 0)
         self._turns: dict[int, int] = {}
         """By service slot: the supervisor's number of the last `refuse`, which answers repeat."""
         self._counters: counters.CounterMap | None = None
@@ -121,7 +124,10 @@ class Worker:
             raise ChannelError(f"the supervisor speaks protocol {message['protocol']}, this worker {PROTOCOL_VERSION}")
         self._counters = counters.CounterMap.open(descriptors[0])
         self._row = message["row"]
-        self._builder = ServiceBuilder(self._relay, self._counters, self._row, message["index"], self._report_failure)
+        index = message["index"]
+        limits = LimitsBuilder(self._relay, Desk(self._reactor, self._channel.send), index)
+        self._builder = ServiceBuilder(self._relay, self._counters, self._row, index, self._report_failure, limits)
+        self._lanes = Lanes(self._relay, message["index"])
         self._drain_timeout_s = message["drain_timeout_s"]
         self._base_descriptors += 3  # the relay's epoll, the map, and the copy that mmap keeps of it
         self._size_limit()
@@ -131,15 +137,24 @@ class Worker:
 
     def _on_service(self, message: Message, descriptors: list[int]) -> None:
         self._builder.set(message, descriptors)
+        self._lanes.follow(message)
 
     def _on_weights(self, message: Message, descriptors: list[int]) -> None:
         self._builder.set_weights(message)
 
     def _on_listen(self, message: Message, descriptors: list[int]) -> None:
         sock = _socket.socket(fileno=descriptors[0])
-        lane = Lane(None, None)
+        lane = self._lanes.make(message, descriptors[1:], self._reactor.now_ms)
+        lane.clients = self._builder.limits.clients(message["slot"])
         self._relay.listen(message["listener"], message["slot"], lane, sock, message["accepting"])
         self._size_limit()
+
+    def _on_entries(self, message: Message, descriptors: list[int]) -> None:
+        self._lanes.replace_entries(message, descriptors, self._reactor.now_ms)
+        self._size_limit()
+
+    def _on_lease(self, message: Message, descriptors: list[int]) -> None:
+        self._builder.limits.take(message)
 
     def _on_accepting(self, message: Message, descriptors: list[int]) -> None:
         self._relay.set_accepting(message["slot"], message["accepting"])
@@ -160,6 +175,7 @@ class Worker:
 
     def _on_remove(self, message: Message, descriptors: list[int]) -> None:
         self._builder.remove(message["slot"])
+        self._lanes.forget(message["slot"])
 
     def _on_reset(self, message: Message, descriptors: list[int]) -> None:
         def done(connections: int) -> None:
@@ -194,7 +210,9 @@ class Worker:
 
     def _size_limit(self) -> None:
         # Twice the listeners: those of a worker that dies come here, and must find their descriptors free.
-        spare = self._base_descriptors + DESCRIPTOR_HEADROOM + 2 * len(self._relay.listeners)
+        spare = (
+            self._base_descriptors + DESCRIPTOR_HEADROOM + 2 * (len(self._relay.listeners) + self._lanes.descriptors)
+        )
         self._reactor.socket_limit = max(2, self._descriptor_limit - spare)
 
     def _tick(self, _now_ms: int) -> int:
@@ -204,8 +222,10 @@ class Worker:
         if self._next_tick_s <= now_s:  # missed ticks are not made up for: one at once would report no lag at all
             self._next_tick_s = now_s + TICK_MS / 1000
         self._reactor.tick(int(now_s * 1000))
+        self._lanes.expire(self._reactor.now_ms)
         if self._counters is not None:
             self._write_row(now_s, lag_s)
+            self._builder.limits.sample(self._reactor.now_ms)
         if self._reactor.paused != self._was_paused:
             self._was_paused = self._reactor.paused
             used = self._descriptors_used()
@@ -230,7 +250,8 @@ class Worker:
         view[base + counters.HEARTBEAT_NS] = int(now_s * 1e9)
 
     def _descriptors_used(self) -> int:
-        return self._base_descriptors + len(self._relay.listeners) + self._reactor.sockets
+        listeners = len(self._relay.listeners)
+        return self._base_descriptors + listeners + self._lanes.descriptors + self._reactor.sockets
 
     # The end.
 

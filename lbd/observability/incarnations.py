@@ -7,7 +7,8 @@ twice would be refused as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from lbd.model.status import MemberStatus, Traffic, VirtualServiceStatus
 
@@ -36,16 +37,11 @@ def _with_traffic_of(member: MemberStatus, draining: MemberStatus) -> MemberStat
 
 
 def _sum_of(one: Traffic, other: Traffic) -> Traffic:
-    reasons = one.connect_errors_total.keys() | other.connect_errors_total.keys()
-    return Traffic(
-        active_connections=one.active_connections + other.active_connections,
-        connections_total=one.connections_total + other.connections_total,
-        received_bytes_total=one.received_bytes_total + other.received_bytes_total,
-        sent_bytes_total=one.sent_bytes_total + other.sent_bytes_total,
-        retries_total=one.retries_total + other.retries_total,
-        unserved_total=one.unserved_total + other.unserved_total,
-        connect_errors_total={
-            reason: one.connect_errors_total.get(reason, 0) + other.connect_errors_total.get(reason, 0)
-            for reason in sorted(reasons)
-        },
-    )
+    return Traffic(**{each.name: _sum(getattr(one, each.name), getattr(other, each.name)) for each in fields(Traffic)})
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Return the sum of two counts, or of two counts by reason."""
+    if isinstance(one, dict):
+        return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted(one.keys() | other.keys())}
+    return one + other

@@ -145,7 +145,13 @@ def _traffic_line(traffic: Traffic) -> Text:
         f"{bytes_text(traffic.received_bytes_total)} in, {bytes_text(traffic.sent_bytes_total)} out"
     )
     errors = sum(traffic.connect_errors_total.values())
-    troubles = ((errors, "connect errors"), (traffic.retries_total, "retries"), (traffic.unserved_total, "unserved"))
+    troubles = (
+        (errors, "connect errors"),
+        (traffic.retries_total, "retries"),
+        (traffic.unserved_total, "unserved"),
+        (traffic.queued, "queued"),
+        (sum(traffic.rejected_total.values()), "rejected"),
+    )
     for count, name in troubles:
         if count:
             line.append(f", {count_text(count)} {name}", style=_UNSURE)

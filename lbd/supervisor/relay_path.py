@@ -318,6 +318,7 @@ class RelayDataPath:
             for sock in opened.sockets:
                 sock.close()
             opened.sockets.clear()
+            opened.lanes.close()
             for other in self._opened.values():
                 if other.lanes.group is opened.lanes.group and not other.stopping:
                     other.lanes.restore()
@@ -417,6 +418,7 @@ class RelayDataPath:
         for handle, opened in self._opened.items():
             if not opened.stopping:
                 self._send_service(worker, opened, self._service_message(handle, opened))
+                self._leases.join(opened.slot, worker)
                 if opened.sockets[worker.index].descriptor >= 0:
                     self._pool.lend(worker, self._loan(opened, worker.index))
                 if opened.is_udp and opened.acceptance is Acceptance.REFUSE:
@@ -436,6 +438,7 @@ class RelayDataPath:
         """The worker in this place has died: nobody has its connections any more."""
         for opened in self._opened.values():
             opened.lanes.bury(index)
+        self._leases.leave(index)
 
     def used_slots(self) -> tuple[list[int], list[int]]:
         """The slots that workers may have written to."""
@@ -451,7 +454,7 @@ class RelayDataPath:
 
     def _service_message(self, handle: Handle, opened: _Opened) -> Message:
         slots = self._member_slots_of(handle, opened.service.pool)
-        message = service_message(opened.service, opened.slot, slots, opened.weights, opened.down)
+        message = service_message(opened.service, opened.slot, slots, opened.weights, opened.down, self._size)
         if message["udp"] is not None:  # each socket has its share
             message["udp"]["max_flows"] = -(-opened.service.udp.max_flows // self._size)
         return message

@@ -12,7 +12,10 @@ from lbd.model.desired import (
     AdminState,
     Algorithm,
     Keepalive,
+    Limits,
+    OnLimit,
     OnMemberDown,
+    Persistence,
     Pool,
     Protocol,
     ProxyProtocol,
@@ -29,8 +32,10 @@ def service_message(
     member_slots: Sequence[int],
     weights: Sequence[int],
     down: Sequence[bool],
+    workers: int,
 ) -> Message:
-    """Return the whole definition of a service for a worker; `weights` and `down` in the order of the members."""
+    """Return the whole definition of a service for one of `workers`; `weights` and `down` in the order of the members.
+    """
     pool = service.pool
     timeouts = service.timeouts
     return {
@@ -68,7 +73,9 @@ def service_message(
         "accept_proxy_protocol": list(service.accept_proxy_protocol),
         "source_ranges": list(service.source_ranges),
         "outlier_after": pool.outlier_detection.consecutive_failures if pool.outlier_detection else 0,
+        "persistence": _persistence(pool.persistence),
         "keeps_entry": pool.persistence is not None and pool.persistence.on_member_down is OnMemberDown.KEEP,
+        "limits": _limits(service.limits, workers),
         "udp": _udp(service),
     }
 
@@ -77,8 +84,42 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
+def _limits(limits: Limits, workers: int) -> dict[str, int | float | bool]:
+    return {
+        "workers": workers,
+        "max_connections": limits.max_connections,
+        "patient": limits.on_limit is OnLimit.QUEUE,
+        "queue_length": limits.queue_length,
+        "queue_timeout_ms": _ms(limits.queue_timeout_s),
+        "max_connections_per_client": limits.max_connections_per_client,
+        "connection_rate_per_client": limits.connection_rate_per_client,
+        "connection_rate": rate_units(limits),
+        "max_throughput": throughput_units(limits),
+    }
+
+
+def rate_units(limits: Limits) -> int:
+    """Return `connection_rate` as it is dealt: in millionths of a connection a second."""
+    return int(limits.connection_rate * 1_000_000)
+
+
+def throughput_units(limits: Limits) -> int:
+    """Return `max_throughput_bps` as it is dealt: in bytes a second."""
+    return limits.max_throughput_bps // 8
+
+
 def _keepalive(keepalive: Keepalive | None) -> list[int] | None:
     return None if keepalive is None else [keepalive.idle_s, keepalive.interval_s, keepalive.probes]
+
+
+def _persistence(persistence: Persistence | None) -> dict[str, int] | None:
+    if persistence is None:
+        return None
+    return {
+        "timeout_ms": _ms(persistence.timeout_s),
+        "ipv4_prefix": persistence.ipv4_prefix,
+        "ipv6_prefix": persistence.ipv6_prefix,
+    }
 
 
 def _udp(service: VirtualService) -> dict[str, int] | None:

@@ -19,6 +19,7 @@ from lbd.model.status import (
     WorkerStatus,
 )
 from lbd.supervisor.eligibility import Verdict
+from lbd.supervisor.limit_watch import reason_at_limit
 from lbd.supervisor.plan import Open, key_of
 from lbd.supervisor.seams import Acceptance, DataPath
 from lbd.supervisor.service_state import ServiceState
@@ -103,11 +104,12 @@ class Snapshots:
         )
         acknowledged = self._data_path.acknowledged_generation()
         wanted_generation = self._supervisor.generation_of(state.revision)
+        traffic = self._data_path.traffic(state.handle)
         return replace(
-            _unopened(service, name, reason),
+            _unopened(service, name, reason or reason_at_limit(service, traffic)),
             generation=wanted_generation if acknowledged >= state.revision else 0,
             wanted_generation=wanted_generation,
-            traffic=self._data_path.traffic(state.handle),
+            traffic=traffic,
             members=members,
         )
 
@@ -125,6 +127,8 @@ class Snapshots:
         reason = verdict.reason
         if not reason and service_state not in ("serving", "starting"):
             reason = f"the virtual service is {service_state.replace('_', ' ')}"
+        if not reason and 0 < member.max_connections <= traffic.active_connections:
+            reason = f"at its limit of {member.max_connections} connections"
         seen = health.health is not Health.UNKNOWN
         return MemberStatus(
             address=member.endpoint.address,

@@ -30,8 +30,8 @@ def members(pods: Iterable[Pod], family: int, port: int = 80, **more: object) ->
 
 
 def service(name: str, vip: str, pool_members: Sequence[dict[str, Any]], port: int = 80, **more: Any) -> dict[str, Any]:
-    """Return a virtual service; `more` are further keys of its pool, but `admin_state` and `timeouts` are its own."""
-    own = {key: more.pop(key) for key in ("admin_state", "timeouts") if key in more}
+    """Return a virtual service; `more` are further keys of its pool, but some of them are its own."""
+    own = {key: more.pop(key) for key in ("admin_state", "limits", "timeouts") if key in more}
     return {"name": name, "vip": vip, "port": port, **own, "pool": {"members": list(pool_members), **more}}
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.connection import KINDS, NONE_TRIED, be_transparent
-from lbd.dataplane.hot.datagrams import BIG_BYTES, DatagramPort, count_of
+from lbd.dataplane.hot.datagrams import BIG_BYTES, FAILED, DatagramPort, count_of
 from lbd.dataplane.hot.entrance import Entrance
 from lbd.dataplane.hot.idle_order import Entry, IdleOrder
 from lbd.dataplane.hot.lane import Lane
@@ -31,6 +31,11 @@ from lbd.dataplane.hot.tally import MOVED_FLOWS, REJECTED, RETRIES, UNSERVED
 DATAGRAM: Final = 0x80802  # SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC
 READS: Final = 64
 """How many datagrams of a bulk flow are moved before the others get their turn."""
+GREEDY: Final = 4
+"""How many events in a row with a single answer end a flow's greed: to read on until nothing is left. A read that finds
+nothing costs 1.1 us, another event for what was left 0.5-2 us."""
+SATED: Final = -32
+"""How many events it then is not greedy for."""
 INET: Final = 2
 
 DROPPED: Final = (
@@ -58,8 +63,8 @@ class Flow(Entry):
     """One flow. `client` is its address as the socket says it, `key` its place among the flows of its home."""
 
     __slots__ = (
-        "awaited", "client", "entry", "has_place", "home", "is_closed", "is_introduced", "key", "member", "port",
-        "tried", "tried_version",
+        "awaited", "batch", "client", "entry", "greed", "has_place", "home", "is_closed", "is_introduced", "key",
+        "member", "port", "tried", "tried_version",
     )  # fmt: skip
 
     def __init__(self, home: FlowHome, key: Any, client: Any) -> None:
@@ -74,6 +79,8 @@ class Flow(Entry):
         self.has_place: bool = False  # under the limits of the service
         self.is_introduced: bool = False  # the member has had the PROXY protocol header
         self.is_closed: bool = False
+        self.batch: int = 0  # of the reactor, in which the member answered last
+        self.greed: int = 0
         self.tried: list[int] = NONE_TRIED  # since the last answer
         self.tried_version: int = 0
 
@@ -180,20 +187,33 @@ class Flow(Entry):
             return
         error = port.pending_error() if events & EPOLLERR else 0
         if events & EPOLLIN:
-            for _ in range(READS):
+            greed = self.greed
+            for count in range(READS):
                 size = port.receive()
                 if size < 0:
-                    if size < -1:
+                    if size == FAILED:
                         error = port.error
+                    elif greed > 0:
+                        self.greed = GREEDY if count > 1 else greed - 1 if greed > 1 else SATED
                     break
                 segment = port.segment
                 self.answer(size, segment)
                 if self.is_closed:
                     return
-                if size < BIG_BYTES:  # who sends little at a time is seldom waited for: what comes is reported
+                if greed <= 0 and size < BIG_BYTES:
+                    self.count_event()
                     break
         if error not in DROPPED:
             self.failed(error)
+
+    def count_event(self) -> None:
+        """Notice whether answers come faster than one a batch: then it pays to look for the next one."""
+        batch = self.home.reactor.batches
+        if self.greed < 0:
+            self.greed += 1
+        elif batch == self.batch + 1:
+            self.greed = GREEDY
+        self.batch = batch
 
     def answer(self, size: int, segment: int) -> None:
         """Send what lies in the shared buffer to the client."""

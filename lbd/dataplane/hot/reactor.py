@@ -123,6 +123,7 @@ class Reactor:
         "_stopped",
         "acceptors",
         "acks",
+        "batches",
         "dirty",
         "held_bytes",
         "now_ms",
@@ -151,6 +152,7 @@ class Reactor:
         self.dirty: list[Tally] = []
         self.starved: list[Handler] = []
         self.now_ms: int = time.monotonic_ns() // 1000000
+        self.batches: int = 0
         self.wheel: Wheel = Wheel(self.now_ms, on_fault)
         self.held_bytes: int = 0
         self.read_bytes: int = BUFFER_BYTES
@@ -284,6 +286,7 @@ class Reactor:
         handlers = self._handlers
         batch = self._poll(timeout_ms / 1000, BATCH)
         self.now_ms = time.monotonic_ns() // 1000000
+        self.batches += 1
         for descriptor, events in batch:
             handler = handlers[descriptor]
             if handler is not None:

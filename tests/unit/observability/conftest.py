@@ -16,9 +16,11 @@ import structlog
 from lbd.model.status import (
     ConfigStatus,
     ConnectError,
+    Ending,
     Health,
     MemberStatus,
     MonitorStatus,
+    Rejection,
     Status,
     Traffic,
     VipState,
@@ -68,7 +70,15 @@ def make_service(**changes: Any) -> VirtualServiceStatus:
         reason="",
         generation=21,
         wanted_generation=22,
-        traffic=Traffic(101, 102, 2**53 + 1, 104, 105, 106, {ConnectError.TIMED_OUT: 107}),
+        traffic=Traffic(
+            *(101, 102, 2**53 + 1, 104, 105, 106),
+            connect_errors_total={ConnectError.TIMED_OUT: 107},
+            queued=108,
+            rejected_total={Rejection.MAX_CONNECTIONS: 109, Rejection.QUEUE_FULL: 110},
+            timed_out_total={Ending.IDLE: 111},
+            persistence_entries=112,
+            persistence_evictions_total=113,
+        ),
         members=(make_member(), down),
     )
     return replace(service, **changes)
