@@ -208,7 +208,7 @@ def _worker_why(worker: WorkerStatus) -> str:
         reasons.append("accepts nothing")
     if worker.state == "hung":
         reasons.append(f"silent for {latency_text(worker.heartbeat_age_s)}")
-    if worker.effective_capabilities not in (worker.expected_capabilities, "?"):
+    if worker.effective_capabilities not in (worker.expected_capabilities, "?", ""):
         reasons.append(f"has capabilities {visible(worker.effective_capabilities)}")
     elif worker.effective_capabilities == "2000":
         reasons.append("has CAP_NET_RAW, as transparent services need")

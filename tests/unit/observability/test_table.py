@@ -107,6 +107,27 @@ def test_vips_services_and_workers_say_what_is_odd(make: Any) -> None:
     assert hung.endswith("silent for 33ms, has capabilities 3000")
 
 
+@pytest.mark.parametrize(
+    ("effective", "expected", "said"),
+    [
+        ("2000", "0", "has capabilities 2000"),
+        ("2000", "2000", "has CAP_NET_RAW, as transparent services need"),
+        ("0", "2000", "has capabilities 0"),
+        ("3000", "2000", "has capabilities 3000"),
+        ("0", "0", None),
+        ("?", "2000", None),
+        ("", "0", None),
+    ],
+)
+def test_capabilities_are_odd_unless_transparent_services_need_them(
+    make: Any, effective: str, expected: str, said: str | None
+) -> None:
+    worker = make.worker(0, effective_capabilities=effective, expected_capabilities=expected)
+    text = shown(make.status(workers=(worker,)))
+    assert (said is None) == ("capabilities" not in text and "CAP_NET_RAW" not in text)
+    assert said is None or said in text
+
+
 def test_an_empty_daemon_is_said_in_words(make: Any) -> None:
     text = shown(make.status(vips=(), virtual_services=(), workers=()))
     for words in ("no VIP is configured", "no virtual service is configured", "no worker runs"):
