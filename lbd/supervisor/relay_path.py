@@ -65,6 +65,10 @@ class _Opened:
         """Whether it has flows rather than connections."""
         return self.service.protocol is Protocol.UDP
 
+    def lends(self, index: int) -> bool:
+        """Whether there is a socket for the worker in this place."""
+        return not self.stopping and not self.refusal.is_vacating and self.sockets[index].descriptor >= 0
+
     @property
     def is_held(self) -> bool:
         """Whether a living worker has not let go of a socket yet that it was told to."""
@@ -167,7 +171,7 @@ class RelayDataPath:
     async def _supersede(self, handle: Handle, service: VirtualService) -> None:
         """End the flows of a UDP service that drains where this one is to be: two groups on one address would each get
         a part of every client's datagrams. TCP connections have sockets of their own."""
-        for other, opened in self._opened.items():
+        for other, opened in list(self._opened.items()):
             if opened.is_udp and service.protocol is Protocol.UDP and opened.stopping and other.listen == handle.listen:
                 self._let_go(opened, take_queue=False)
                 deadline_s = time.monotonic() + LET_GO_TIMEOUT_S
@@ -419,7 +423,7 @@ class RelayDataPath:
             if not opened.stopping:
                 self._send_service(worker, opened, self._service_message(handle, opened))
                 self._leases.join(opened.slot, worker)
-                if opened.sockets[worker.index].descriptor >= 0:
+                if opened.lends(worker.index):
                     self._pool.lend(worker, self._loan(opened, worker.index))
                 if opened.is_udp and opened.acceptance is Acceptance.REFUSE:
                     worker.send(opened.refusal.message(opened.slot))
@@ -428,11 +432,7 @@ class RelayDataPath:
 
     def sockets_of(self, index: int) -> Iterable[Loan]:
         """The listening socket of every open service in a worker's place."""
-        return [
-            self._loan(opened, index)
-            for opened in self._opened.values()
-            if not opened.stopping and opened.sockets[index].descriptor >= 0
-        ]
+        return [self._loan(opened, index) for opened in self._opened.values() if opened.lends(index)]
 
     def bury(self, index: int) -> None:
         """The worker in this place has died: nobody has its connections any more."""

@@ -39,7 +39,7 @@ SATED: Final = -32
 INET: Final = 2
 
 DROPPED: Final = (
-    errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE, errno.EINVAL, errno.EINTR, 0,
+    errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE, errno.EINVAL, errno.EINTR,
 )  # fmt: skip
 """What says nothing about the member: a full buffer, a datagram larger than a way takes. That datagram is lost."""
 
@@ -161,7 +161,9 @@ class Flow(Entry):
             tally.received_datagrams += count
             if not tally.dirty:
                 tally.mark()
-        self.awaited += count * home.service.settings.responses
+        responses = home.service.settings.responses
+        if responses:
+            self.awaited += count * responses
 
     def send(self, size: int, segment: int) -> int:
         """Send the shared buffer to the member, behind the header if that is due; return 0 or an errno."""
@@ -203,7 +205,7 @@ class Flow(Entry):
                 if greed <= 0 and size < BIG_BYTES:
                     self.count_event()
                     break
-        if error not in DROPPED:
+        if error and error not in DROPPED:
             self.failed(error)
 
     def count_event(self) -> None:

@@ -21,7 +21,7 @@ from lbd.dataplane.hot.datagrams import NOTHING, count_of
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH
 from lbd.dataplane.hot.flow import Flow, FlowHome
 from lbd.dataplane.hot.lane import Lane
-from lbd.dataplane.hot.limits import ADMITTED, MAX_THROUGHPUT, SOURCE_RANGES
+from lbd.dataplane.hot.limits import ADMITTED, MAX_CONNECTIONS, MAX_THROUGHPUT, SOURCE_RANGES
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.service import Service
 from lbd.dataplane.hot.tally import EVICTED_FLOWS, REJECTED, UNSERVED
@@ -54,7 +54,7 @@ class UdpListener(FlowHome):
     """See the module. While it `is_refusing`, the flows that there are go on, and nobody else gets one; `on_vacant` is
     told the service's slot when the last flow of the service in this worker ends then."""
 
-    __slots__ = ("is_refusing", "on_vacant", "timer")
+    __slots__ = ("is_refusing", "may_free", "on_vacant", "timer")
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class UdpListener(FlowHome):
         FlowHome.__init__(self, reactor, service, lane, identity, sock)
         self.port.forget_merging()
         self.is_refusing: bool = False
+        self.may_free: bool = True  # not within a batch of events: one may be for a descriptor that is used again
         self.on_vacant: Callable[[int], None] | None = on_vacant
         self.timer: IdleTimer = IdleTimer(self)
 
@@ -91,9 +92,11 @@ class UdpListener(FlowHome):
     def refuse(self) -> None:
         """Serve what waits, and from then on only the flows that there are."""
         if not self.stopped and not self.is_refusing:
+            self.may_free = False
             for _ in range(REFUSING_BATCHES):
                 if self.take(ACCEPT_BATCH):
                     break
+            self.may_free = True
         self.is_refusing = True
         self.stopped = False
         self.watch()
@@ -168,7 +171,8 @@ class UdpListener(FlowHome):
                 return None
             flow.has_place = True
         if not self.make_room() or not flow.open(index):
-            service.tally.add(UNSERVED, 1)
+            all_full = service.all_full(flow.tried)
+            service.tally.add(REJECTED + MAX_CONNECTIONS if all_full else UNSERVED, 1)
             flow.leave(reactor.now_ms)
             return None
         self.flows[key] = flow
@@ -192,6 +196,8 @@ class UdpListener(FlowHome):
             longest_idle.end()
             self.service.tally.add(EVICTED_FLOWS, 1)
             if reactor.sockets >= reactor.socket_limit:
+                if not self.may_free:
+                    return False
                 reactor.free_descriptors()
         return True
 
