@@ -267,7 +267,8 @@ def test_a_member_never_gets_more_than_its_own_limit_and_the_others_get_the_rest
         lbd.wait_serving()
         came = clients.come(15, vip)
         assert set(fates(came)) == {"in"}
-        assert (few.open, many.open) == (3, 12)
+        assert few.open <= 3
+        assert few.open + many.open == 15
         assert Counter(fates(clients.come(20, vip))) == {"in": 8, "reset": 12}
         assert (few.accepted, many.accepted) == (3, 20)
         assert rejected(lbd, "max_connections") == 12

@@ -1,0 +1,200 @@
+"""What a worker does with its shares of a service's limits. Those who wait are the lab's business (tests/lab)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lbd.dataplane.hot.client_limits import ClientLimits
+from lbd.dataplane.hot.limits import (
+    ADMITTED,
+    CONNECTION_RATE,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_CLIENT,
+    ONE_CONNECTION,
+    Gate,
+)
+from lbd.dataplane.hot.quota import ASK_AGAIN_MS, EXHAUSTED_MS, Desk, Quota
+from lbd.dataplane.hot.rate import Rate
+from lbd.dataplane.hot.reactor import Reactor
+
+CLIENT = "192.0.2.1"
+
+
+def never(where: str, error: BaseException) -> None:
+    raise AssertionError(f"{where}: {error!r}")
+
+
+class Bench:
+    """A gate with a quota of places, and what it said to the supervisor."""
+
+    def __init__(self, share: int) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.reactor = Reactor(never, 0)
+        self.desk = Desk(self.reactor, self.said.append)
+        self.gate = Gate(self.desk)
+        self.quota = Quota("connections", 7, 0)
+        self.gate.places = self.quota
+        self.quota.set_share(1, share)
+        self.desk.answer(self.quota)
+        self.said.clear()
+
+    def enter(self, clients: ClientLimits | None = None) -> int:
+        return self.gate.enter_flow(CLIENT, clients, self.reactor.now_ms)
+
+    def leave(self) -> None:
+        self.gate.leave(CLIENT, None, self.reactor.now_ms)
+
+    def turn(self) -> None:
+        """End the batch."""
+        self.gate.on_turn()
+
+    @property
+    def asked(self) -> list[int]:
+        return [message["wanted"] for message in self.said if message["type"] == "lease_wanted"]
+
+
+def test_a_share_is_used_up_and_not_exceeded() -> None:
+    bench = Bench(3)
+    assert [bench.enter() for _ in range(5)] == [ADMITTED] * 3 + [MAX_CONNECTIONS] * 2
+    assert bench.quota.used == 3
+
+
+def test_a_place_is_free_after_the_batch_in_which_it_was_given_up_and_no_sooner() -> None:
+    """The socket of a connection is closed at the end of the batch: until then the member has it still."""
+    bench = Bench(1)
+    assert bench.enter() == ADMITTED
+    bench.leave()
+    assert bench.enter() == MAX_CONNECTIONS
+    bench.turn()
+    assert bench.enter() == ADMITTED
+
+
+def test_more_is_asked_for_once_and_again_only_when_nobody_answers() -> None:
+    bench = Bench(0)
+    for _ in range(100):
+        bench.enter()
+        bench.turn()
+    assert bench.asked == [1]
+    bench.quota.asked_ms -= ASK_AGAIN_MS
+    bench.enter()
+    bench.turn()
+    assert bench.asked == [1, 1]
+
+
+def test_that_nothing_is_left_is_believed_for_a_moment() -> None:
+    bench = Bench(0)
+    bench.enter()
+    bench.turn()
+    bench.quota.exhaust(bench.reactor.now_ms, False)
+    bench.gate.changed(bench.quota)
+    for _ in range(100):
+        assert bench.enter() == MAX_CONNECTIONS
+        bench.turn()
+    assert bench.asked == [1]
+    bench.quota.exhausted_until_ms -= EXHAUSTED_MS
+    bench.enter()
+    bench.turn()
+    assert bench.asked == [1, 1]
+
+
+def test_a_recall_takes_what_is_unused_and_half_of_much() -> None:
+    bench = Bench(20)
+    for _ in range(4):
+        bench.enter()
+    bench.quota.recall(2, 1, False, 0)
+    assert (bench.quota.share, bench.quota.held()) == (12, 12)
+    bench.quota.recall(3, 100, False, 0)
+    assert (bench.quota.share, bench.quota.owed) == (4, 0)
+
+
+def test_a_standing_recall_takes_what_is_given_up_later_and_says_so() -> None:
+    bench = Bench(3)
+    for _ in range(3):
+        bench.enter()
+    bench.quota.recall(2, 2, True, 0)
+    bench.desk.answer(bench.quota)
+    assert bench.said[-1] == {
+        "type": "leased",
+        "kind": "connections",
+        "slot": 7,
+        "number": 2,
+        "share": 3,
+        "held": 3,
+    }
+    bench.leave()
+    bench.turn()
+    assert bench.quota.share == 2
+    assert bench.enter() == MAX_CONNECTIONS
+    bench.said.clear()
+    while not any(each["type"] == "leased" for each in bench.said):
+        bench.reactor.turn()
+    assert [(each["share"], each["held"]) for each in bench.said if each["type"] == "leased"] == [(2, 2)]
+
+
+def test_who_waits_for_more_himself_gives_nothing() -> None:
+    bench = Bench(5)
+    bench.quota.recall(2, 3, True, 1)
+    assert bench.quota.share == 5
+
+
+def test_a_lowered_share_is_reached_as_connections_end_and_each_end_is_told() -> None:
+    bench = Bench(4)
+    for _ in range(4):
+        bench.enter()
+    bench.quota.set_share(2, 0)
+    bench.desk.answer(bench.quota)
+    assert bench.said[-1]["held"] == 4
+    for left in (3, 2):
+        bench.leave()
+        bench.turn()
+        bench.said.clear()
+        while not bench.said:
+            bench.reactor.turn()
+        assert (bench.said[-1]["share"], bench.said[-1]["held"]) == (0, left)
+    assert bench.enter() == MAX_CONNECTIONS
+
+
+def test_a_client_over_its_own_limit_takes_no_place_and_a_full_service_costs_the_client_nothing() -> None:
+    bench, clients = Bench(2), ClientLimits(1, 0.0)
+    assert bench.enter(clients) == ADMITTED
+    assert bench.enter(clients) == MAX_CONNECTIONS_PER_CLIENT
+    assert bench.quota.used == 1
+    assert bench.enter() == ADMITTED
+    clients = ClientLimits(1, 1.0)
+    for _ in range(3):
+        assert bench.enter(clients) == MAX_CONNECTIONS
+    assert len(clients) == 0
+
+
+def test_the_rate_of_a_service_holds_before_its_places() -> None:
+    bench = Bench(10)
+    bench.gate.rate = Rate("rate", 7, bench.reactor.now_ms, 1000, ONE_CONNECTION, 1.0, 8)
+    bench.gate.rate.set_share(1, ONE_CONNECTION, bench.reactor.now_ms)
+    assert [bench.enter() for _ in range(3)] == [ADMITTED, CONNECTION_RATE, CONNECTION_RATE]
+    assert bench.quota.used == 1
+
+
+@pytest.mark.parametrize("kind", ["places", "nothing"])
+def test_a_gate_without_a_limit_on_places_lets_everybody_in(kind: str) -> None:
+    bench = Bench(0)
+    if kind == "places":
+        bench.gate.open()
+    else:
+        bench.gate = Gate(bench.desk)
+    assert [bench.enter() for _ in range(100)] == [ADMITTED] * 100
+    bench.leave()
+    bench.turn()
+
+
+def test_a_member_that_was_passed_over_asks_for_room_in_the_background() -> None:
+    bench = Bench(5)
+    member = Quota("member", 30, 2)
+    member.set_share(1, 2)
+    for _ in range(3):
+        bench.gate.member_is_full(member)
+    bench.turn()
+    assert [(each["kind"], each["slot"], each["wanted"], each["patient"]) for each in bench.said] == [
+        ("member", 30, 1, False)
+    ]
