@@ -151,7 +151,7 @@ def shortfalls(report: Report, loads: Sequence[str], *, idle: bool) -> list[str]
         if judged.verdict == Verdict.MISSED and judged.ratio is not None:
             bound = "at least" if row.more_is_better else "at most"
             sentences.append(
-                f"{row.load}, {row.title}: {judged.ratio:.2f} times {judged.better}'s; required: {bound} {row.required}"
+                f"{row.load}, {row.title}: {judged.ratio:.3f} times {judged.better}'s; required: {bound} {row.required}"
             )
         elif judged.verdict == Verdict.NOT_MEASURED:
             sentences.append(f"{row.load}, {row.title}: not measured")

@@ -66,7 +66,7 @@ def _judged_line(report: Report, names: Sequence[str], judged: Judged) -> str:
         for name in names
     ]
     shown = [f"*{text}" if name == judged.better else text for name, text in zip(names, shown, strict=True)]
-    ratio = "" if judged.ratio is None else f"{judged.ratio:.2f}"
+    ratio = "" if judged.ratio is None else f"{judged.ratio:.3f}"
     sign = "≥" if row.more_is_better else "≤"
     required = "" if row.required is None else f"{sign} {row.required}"
     return _line(f"  {row.title}", shown, ratio, required, judged.verdict)

@@ -87,6 +87,8 @@ def show(report: Report, chosen: list[str], names: list[str]) -> int:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     print(f"medians ± half of the range ({settings}); * the better of them, which the ratio is to\n")
     print(table(report, names, chosen_loads))
+    if (control := report.median(SUBJECT, loads.KEEP_ALIVE.name, "control_cpu_us_each")) is not None:
+        print(f"\nlbd's supervisor took {control:.2f} µs of CPU per request beside that")
     if "workers" in chosen:
         rows = [(load, "requests/s", "per_second", ",.0f") for load in (ONE_WORKER, TWO_WORKERS)]
         print(f"\nworkers, with clients and Pods on the same CPUs\n{plain_table(report, families(report), rows)}")

@@ -27,7 +27,7 @@ from lab_samples import result_path
 from lab_testbed import Testbed, enter_sandbox
 from soak_daemon import FLAPPING_SERVICE, SoakDaemon, as_json
 from soak_loads import FLAPPING, MixedLoad, await_quiet
-from soak_verdict import SoakSample, growth_bytes, judge_soak
+from soak_verdict import SoakSample, after_warm_up, growth_bytes, judge_soak
 
 TOOLS = ("wrk", "nginx", "dnsperf", "nsd")
 LOADS: tuple[Load, ...] = (
@@ -128,7 +128,8 @@ def soak(bed: Testbed, form: str, minutes: float) -> int:
         print(f"{name:28}{count:>14,} done{load.errors[name]:>8,} errors")
     for role, first in start.processes.items():
         last = end.processes.get(role, first)
-        grew = f"{growth_bytes(role, loaded) / 1e6:+.2f} MB after the warm-up, now {last.memory_bytes / 1e6:.1f}"
+        grew_mb, now_mb = growth_bytes(role, after_warm_up(loaded)) / 1e6, last.memory_bytes / 1e6
+        grew = f"{grew_mb:+.2f} MB after the warm-up, now {now_mb:.1f}"
         print(f"{role:28}{grew}; descriptors {first.descriptors}, at the end {last.descriptors}")
     print(f"\nall samples: {write(started_at, [start, *loaded, end], load, problems)}, with a chart beside it")
     print("\n".join(f"wrong: {problem}" for problem in problems) or "flat, and quiet at the end")
@@ -138,7 +139,7 @@ def soak(bed: Testbed, form: str, minutes: float) -> int:
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="below 5, memory says little")
     parser.add_argument("--form", default="auto", choices=["auto", "compiled", "interpreted"], help="lbd's form")
     arguments = parser.parse_args()
     if arguments.minutes <= 0:

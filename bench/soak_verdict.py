@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-WARM_UP_SHARE = 1 / 3
-"""Of the loaded time: memory may grow that long, until buffers and tables have their size."""
+WARM_UP_SHARE, WARM_UP_S = 1 / 3, 60.0
+"""Of the loaded time, and at least so long: memory may grow until buffers and tables have their size."""
 FEWEST_SAMPLES = 10
 GROWTH_SHARE, GROWTH_BYTES = 0.05, 1 << 20
 """How much memory may seem to grow from the warm-up to the end, whichever is more: an allocator's noise."""
@@ -47,25 +47,31 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return statistics.median(slopes) if slopes else 0.0
 
 
-def growth_bytes(role: str, loaded: Sequence[SoakSample]) -> float:
-    """Return by how much a process's memory grew from the end of the warm-up to the end, by its slope."""
-    kept = loaded[int(len(loaded) * WARM_UP_SHARE) :]
-    points = [(one.at_s, float(one.processes[role].memory_bytes)) for one in kept if role in one.processes]
+def after_warm_up(loaded: Sequence[SoakSample]) -> list[SoakSample]:
+    """Return the samples by which memory is judged."""
+    if not loaded:
+        return []
+    from_s = loaded[0].at_s + max((loaded[-1].at_s - loaded[0].at_s) * WARM_UP_SHARE, WARM_UP_S)
+    return [one for one in loaded if one.at_s >= from_s]
+
+
+def growth_bytes(role: str, warm: Sequence[SoakSample]) -> float:
+    """Return by how much a process's memory grew over these samples, by its slope."""
+    points = [(one.at_s, float(one.processes[role].memory_bytes)) for one in warm if role in one.processes]
     return slope(points) * (points[-1][0] - points[0][0]) if points else 0.0
 
 
 def memory_problems(loaded: Sequence[SoakSample]) -> list[str]:
     """Say which processes' memory grows under load."""
-    if len(loaded) < FEWEST_SAMPLES:
-        return [f"only {len(loaded)} samples: too few to say whether memory is flat"]
+    warm = after_warm_up(loaded)
+    if len(warm) < FEWEST_SAMPLES:
+        return [f"only {len(warm)} samples after the warm-up: too few to say whether memory is flat"]
     problems = []
-    for role in loaded[-1].processes:
-        held = statistics.median(one.processes[role].memory_bytes for one in loaded if role in one.processes)
-        grew = growth_bytes(role, loaded)
+    for role in warm[-1].processes:
+        held = statistics.median(one.processes[role].memory_bytes for one in warm if role in one.processes)
+        grew = growth_bytes(role, warm)
         if grew > max(GROWTH_SHARE * held, GROWTH_BYTES):
-            problems.append(
-                f"{role}: memory grew by {grew / 1e6:.2f} MB after the warm-up, from some {held / 1e6:.1f} MB"
-            )
+            problems.append(f"{role}: memory, some {held / 1e6:.1f} MB, grew by {grew / 1e6:.2f} MB after the warm-up")
     return problems
 
 

@@ -120,7 +120,13 @@ def test_iperf3_counts_what_the_receiver_got() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"end": {}, "error": "unable to connect to server: Connection refused"}', '{"end": {}}']
+    "text",
+    [
+        "",
+        '{"end": {}}',
+        '{"end": {}, "error": "unable to connect to server: Connection refused"}',
+        '{"end": {"sum_received": {"bytes": 1, "seconds": 1}}, "error": "control socket has closed unexpectedly"}',
+    ],
 )
 def test_iperf3_that_failed_is_no_result(text: str) -> None:
     with pytest.raises(ValueError, match="iperf3 said"):

@@ -142,8 +142,8 @@ def test_the_table_says_ratio_requirement_and_verdict_of_each_row() -> None:
     lines = {
         line[:24].strip(): line for line in table(report, ["lbd", "nginx tuned"], ["keep-alive requests"]).split("\n")
     }
-    assert lines["requests/s"].split()[1:] == ["90", "±0%", "*100", "±0%", "0.90", "≥", "0.95", "missed"]
-    assert lines["CPU µs per request"].endswith("1.00    ≤ 1.05  reached")
+    assert lines["requests/s"].split()[1:] == ["90", "±0%", "*100", "±0%", "0.900", "≥", "0.95", "missed"]
+    assert lines["CPU µs per request"].endswith("1.000    ≤ 1.05  reached")
     assert lines["bytes of memory"].endswith("≤ 1024  reached")
 
 

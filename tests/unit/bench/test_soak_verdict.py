@@ -48,7 +48,10 @@ def test_a_few_spikes_are_no_growth() -> None:
 
 
 def test_too_few_samples_prove_nothing() -> None:
-    assert judged(FLAT[:9]) == ["only 9 samples: too few to say whether memory is flat"]
+    too_few = "samples after the warm-up: too few to say whether memory is flat"
+    assert judged(FLAT[:21]) == [f"only 9 {too_few}"]
+    assert judged(FLAT[:22]) == []
+    assert judged([]) == [f"only 0 {too_few}"]
 
 
 def test_one_descriptor_too_many_at_the_end_is_told() -> None:
