@@ -317,7 +317,7 @@ def test_new_connections_come_no_faster_than_the_rates_of_a_client_and_of_the_se
             )
         )
         lbd.wait_serving()
-        lasts_s = 4.0
+        lasts_s = 3.0
         with Load(lab.client, vip, 80, rate_per_s=120) as load:
             wait_until(time.monotonic() + lasts_s)
         kinds = load.result.kinds
@@ -382,9 +382,8 @@ def test_a_service_moves_its_throughput_and_no_more_shared_by_all_its_streams(
             reading.join()
         share = moved / took_s / limit_bytes
         parts = [sum(count for at_s, count in each.came if at_s >= begun_s) for each in readings]
-        print(share, parts)
-        assert 0.75 <= share <= 1.03, share
-        assert min(parts) >= 0.3 * max(parts), parts
+        assert 0.75 <= share <= 1.02, share
+        assert min(parts) >= 0.5 * sum(parts) / 2 / streams, "half of the limit is each worker's, for all its streams"
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -219,6 +219,22 @@ def test_a_lowered_limit_is_reached_as_connections_end_and_no_sooner() -> None:
     assert (one.used, other.used) == (6, 0)
 
 
+def test_a_share_that_was_lowered_is_free_only_once_the_worker_has_answered() -> None:
+    world = World(10, 2)
+    one, other = world.add("a"), world.add("b")
+    world.settle()
+    for _ in range(5):
+        assert one.use()
+    world.send(world.lease.set_limit(6))
+    for _ in range(4):
+        world.deliver_order(other)
+        world.deliver_answer(other)
+        assert other.share <= 1, "the first one may still use 5: it has not said"
+    world.settle()
+    assert one.share + other.share == 6
+    assert one.share >= 5
+
+
 def test_a_lowered_limit_with_room_leaves_everybody_room() -> None:
     world = World(100, 2)
     one, other = world.add("a"), world.add("b")
