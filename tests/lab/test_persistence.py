@@ -15,13 +15,14 @@ import pytest
 
 from kit_lifecycle import MONITORS, members, peek, service, workers
 from kit_relay import STEADY, greeted_by, route_clients
+from kit_udp import UdpClient, UdpServer, udp_service
 from lab_clients import connect
 from lab_daemon import Daemon
 from lab_servers import PodServer, greet_and_hold
 from lab_wait import eventually
 from lbd.cli.demo.lab import Lab, Pod
 
-KEEPING, SHORT, NETWORK, SMALL, RETURNING, MOVING, CHANGING = 80, 81, 82, 83, 84, 85, 86
+KEEPING, SHORT, NETWORK, SMALL, RETURNING, MOVING, CHANGING, DATAGRAMS = 80, 81, 82, 83, 84, 85, 86, 87
 """The services' ports. RETURNING and MOVING have members of their own, whose health is looked at."""
 WORKERS = 2
 TIMEOUT_S = 1.0
@@ -49,6 +50,8 @@ class Bench:
                 for pod in self.lab.pods
                 for port in (80, RETURNING, MOVING)
             }
+            for pod in self.lab.pods:
+                self._stack.enter_context(UdpServer(pod, port=DATAGRAMS))
             self.daemon = Daemon(self.lab, self.config(), directory, workers=WORKERS).start()
             self._stack.callback(self.daemon.close)
             self.daemon.wait_serving()
@@ -69,6 +72,10 @@ class Bench:
                     if not changing:
                         del pool["pool"]["persistence"]
                 services.append(pool)
+            behind = members(self.lab.pods, family, DATAGRAMS)
+            flows = udp_service(f"s{DATAGRAMS}-{family}", vip, behind, DATAGRAMS, udp={"responses": 1})
+            flows["pool"] |= {"health_monitors": ["steady"], "persistence": {"type": "client_ip"}}
+            services.append(flows)
         return {"health_monitors": {**STEADY, **MONITORS}, "virtual_services": services}
 
     def server(self, pod: Pod | str, port: int) -> PodServer:
@@ -218,6 +225,23 @@ def test_a_client_keeps_its_member_when_the_worker_that_knew_it_is_killed(client
         eventually(lambda: all(one["state"] == "running" for one in workers(clients.bench.daemon).values()), 20.0)
         eventually(lambda: not clients.traffic(KEEPING)["active_connections"])
     assert {client: clients.who(KEEPING, client) for client in kept} == kept
+
+
+def test_the_flows_of_a_client_go_to_one_member(clients: Clients) -> None:
+    lab = clients.bench.lab
+
+    def who() -> str:
+        with UdpClient(lab.client, lab.vip[clients.family], DATAGRAMS) as client:
+            return client.ask()
+
+    kept = who()
+    assert {who() for _ in range(12)} == {kept}
+    assert clients.traffic(DATAGRAMS)["persistence_entries"] == 1
+    for worker in workers(clients.bench.daemon).values():
+        os.kill(worker["pid"], signal.SIGKILL)
+        eventually(lambda pid=worker["pid"]: pid not in peek(clients.bench.daemon).worker_pids)
+        eventually(lambda: all(one["state"] == "running" for one in workers(clients.bench.daemon).values()), 20.0)
+        assert {who() for _ in range(6)} == {kept}
 
 
 def test_a_client_whose_member_goes_down_moves_or_returns_as_told(clients: Clients) -> None:
