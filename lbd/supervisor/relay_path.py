@@ -58,6 +58,8 @@ class _Opened:
     """When the handshakes under way have had their time, and the workers are told to empty the queue."""
     unlistening: set[tuple[WorkerProcess, int]] = field(default_factory=set)
     """(worker, listener) that have not said yet that they let go."""
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the last one of them has."""
     refusal: UdpRefusal[WorkerProcess] = field(default_factory=UdpRefusal)
 
     @property
@@ -173,10 +175,15 @@ class RelayDataPath:
         a part of every client's datagrams. TCP connections have sockets of their own."""
         for other, opened in list(self._opened.items()):
             if opened.is_udp and service.protocol is Protocol.UDP and opened.stopping and other.listen == handle.listen:
+                opened.let_go.clear()
                 self._let_go(opened, take_queue=False)
-                deadline_s = time.monotonic() + LET_GO_TIMEOUT_S
-                while opened.is_held and time.monotonic() < deadline_s:
-                    await asyncio.sleep(0.002)
+                if not opened.is_held:
+                    opened.let_go.set()
+                try:
+                    async with asyncio.timeout(LET_GO_TIMEOUT_S):
+                        await opened.let_go.wait()
+                except TimeoutError:
+                    log.warning("worker_holds_sockets", service=other.name, consequence="some clients meet nobody")
                 for sock in opened.sockets:
                     sock.close()
 
@@ -475,6 +482,8 @@ class RelayDataPath:
         elif kind == "unlistened":
             for opened in self._opened.values():
                 opened.unlistening.discard((worker, message["listener"]))
+                if not opened.is_held:
+                    opened.let_go.set()
                 self._vacate(opened)
             self._on_change()
         elif kind == "flows":

@@ -405,15 +405,15 @@ def test_a_renamed_service_takes_over_its_address_with_every_client(lab: Lab, da
     with ExitStack() as stack:
         serving(lab, stack)
         everybody = members(lab.pods, 4, PORT)
-        lbd = daemon(steady_config(udp_service("before", lab.vip[4], everybody, PORT)))
+        lbd = daemon(steady_config(udp_service("before", lab.vip[4], everybody, PORT), drain_timeout="60s"))
         lbd.wait_serving()
         clients = [stack.enter_context(UdpClient(lab.client, lab.vip[4], PORT)) for _ in range(12)]
         for client in clients:
             client.ask()
-        assert lbd.reload(steady_config(udp_service("after", lab.vip[4], everybody, PORT))).returncode == 0
-        lbd.wait_serving()
+        renamed = udp_service("after", lab.vip[4], everybody, PORT)
+        assert lbd.reload(steady_config(renamed, drain_timeout="60s")).returncode == 0
         for client in clients:
-            assert client.ask()
+            assert client.ask_again()[0]
         assert peek(lbd).service("after")["traffic"]["active_connections"] == 12
 
 

@@ -1,0 +1,217 @@
+"""Flows of one worker on the loopback interface, batch by batch: what the lab can't time."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from lbd.balancing.round_robin import RoundRobin
+from lbd.dataplane import counters
+from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.networks import Networks
+from lbd.dataplane.hot.reactor import Reactor
+from lbd.dataplane.hot.relay import Relay
+from lbd.dataplane.hot.service import Member, Service, Settings
+from lbd.dataplane.hot.tally import Tally
+
+SERVICE_BASE, MEMBER_BASE = 0, 64
+
+
+class Worker:
+    """A relay with one UDP service of some members, and what clients and members do."""
+
+    def __init__(self, stack: ExitStack, members: int = 2, socket_limit: int = 1000) -> None:
+        self.faults: list[BaseException] = []
+        self.failures: list[tuple[int, int]] = []
+        self.vacant: list[int] = []
+        self._stack = stack
+        self.reactor = Reactor(lambda where, error: self.faults.append(error), socket_limit)
+        stack.callback(self.reactor.poller.close)
+        self.relay = Relay(self.reactor, self.vacant.append)
+        self._view = memoryview(bytearray(8 * 1024)).cast("q")
+        self.servers = [self._bound() for _ in range(members)]
+        self.settings = Settings(("127.0.0.1", 53))
+        self.service = Service(
+            0,
+            "dns",
+            self._tally(SERVICE_BASE),
+            self._view,
+            lambda *failed: self.failures.append(failed[:2]),
+            self.settings,
+        )
+        self.relay.services[0] = self.service
+        self.members = [
+            Member(slot, socket.AF_INET, *server.getsockname(), self._tally(MEMBER_BASE * (slot + 1)))
+            for slot, server in enumerate(self.servers)
+        ]
+        self.service.set_pool(self.members, RoundRobin([1] * members, 0), [0] * members, [0] * members, [])
+        listening = self._bound()
+        self.address = listening.getsockname()
+        self.relay.listen(1, 0, Lane(None, None), _socket.socket(fileno=listening.detach()), True)
+        stack.callback(self.relay.abandon, 1)
+
+    def _tally(self, base: int) -> Tally:
+        return Tally(self._view, base, self.reactor.dirty)
+
+    def _bound(self) -> socket.socket:
+        sock = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        return sock
+
+    def client(self) -> socket.socket:
+        """Return a client's socket."""
+        sock = self._bound()
+        sock.connect(self.address)
+        return sock
+
+    def turn(self) -> None:
+        """Handle everything that is there now, and fail on a fault."""
+        while self.reactor.on_readable(0):
+            pass
+        assert not self.faults, self.faults
+
+    def count(self, field: int) -> int:
+        """Return one of the service's counts."""
+        return self._view[SERVICE_BASE + field]
+
+
+def received(sock: socket.socket) -> list[bytes]:
+    """Return every datagram that waits."""
+    found = []
+    try:
+        while True:
+            found.append(sock.recv(65536))
+    except BlockingIOError:
+        return found
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as closing:
+        yield closing
+
+
+def test_the_datagram_whose_send_fails_goes_to_another_member(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    client = worker.client()
+    worker.servers[0].close()
+    client.send(b"lost")  # its ICMP error comes back before the next one is sent on
+    client.send(b"sent again")
+    worker.turn()
+    assert received(worker.servers[1]) == [b"sent again"]
+    assert worker.failures == [(0, 0)]
+    assert worker.count(counters.MOVED_FLOWS) == 1
+    assert worker.count(counters.ACTIVE) == worker.count(counters.TOTAL) == 1
+
+
+def test_where_no_member_is_left_the_flow_ends_and_counts_as_unserved(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    for server in worker.servers:
+        server.close()
+    client = worker.client()
+    for _ in range(3):
+        client.send(b"?")
+        worker.turn()
+    assert worker.count(counters.UNSERVED) >= 1
+    assert worker.count(counters.ACTIVE) == worker.reactor.sockets == len(worker.relay.udp_listeners(0)[0].flows)
+    assert [member.active for member in worker.members] == [
+        sum(flow.member is member for flow in worker.relay.udp_listeners(0)[0].flows.values())
+        for member in worker.members
+    ]
+
+
+def test_at_the_descriptor_limit_the_longest_idle_flow_makes_room(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1, socket_limit=3)
+    clients = [worker.client() for _ in range(20)]
+    for number, client in enumerate(clients):
+        client.send(b"%d" % number)
+    worker.turn()
+    assert received(worker.servers[0]) == [b"%d" % number for number in range(20)]
+    assert worker.reactor.sockets == worker.count(counters.ACTIVE) == 3
+    assert worker.count(counters.EVICTED_FLOWS) == 17
+
+
+def test_who_is_in_no_source_range_gets_no_flow(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    worker.settings.source_ranges = Networks(["10.0.0.0/8"])
+    worker.client().send(b"?")
+    worker.turn()
+    assert worker.count(counters.REJECTED + counters.REJECTION_ORDER.index("source_ranges")) == 1
+    assert worker.reactor.sockets == worker.count(counters.TOTAL) == 0
+
+
+def test_what_waits_is_served_before_a_service_refuses_and_then_its_flows_alone(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    early, late = worker.client(), worker.client()
+    early.send(b"early")
+    assert worker.relay.refuse(0) == 1
+    late.send(b"late")
+    early.send(b"early again")
+    worker.turn()
+    assert received(worker.servers[0]) == [b"early", b"early again"]
+    assert worker.vacant == []
+    worker.service.set_weights([0], [True])
+    worker.relay.weights_changed(0)
+    assert worker.vacant == [0]
+    assert worker.reactor.sockets == worker.count(counters.ACTIVE) == 0
+    worker.relay.set_accepting(0, True)
+    worker.service.set_weights([1], [False])
+    late.send(b"late")
+    worker.turn()
+    assert received(worker.servers[0]) == [b"late"]
+
+
+def test_a_flow_moves_away_from_a_member_that_is_down_but_not_from_one_that_only_gets_nothing_new(
+    stack: ExitStack,
+) -> None:
+    worker = Worker(stack)
+    client = worker.client()
+    client.send(b"1")
+    worker.turn()
+    worker.service.set_weights([0, 1], [False, False])
+    client.send(b"2")
+    worker.turn()
+    assert received(worker.servers[0]) == [b"1", b"2"]
+    worker.service.set_weights([0, 1], [True, False])
+    client.send(b"3")
+    worker.turn()
+    assert received(worker.servers[1]) == [b"3"]
+    worker.service.set_weights([0, 0], [True, True])
+    client.send(b"4")
+    worker.turn()
+    assert received(worker.servers[1]) == [b"4"], "with nobody else to serve it, it stays"
+
+
+def test_reset_and_removal_end_flows_and_leave_nothing_open(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    clients = [worker.client() for _ in range(4)]
+    for client in clients:
+        client.send(b"?")
+    worker.turn()
+    done: list[int] = []
+    worker.relay.reset_connections(0, 1, done.append)
+    worker.reactor.turn()
+    assert done == [2]
+    assert [member.active for member in worker.members] == [2, 0]
+    worker.relay.remove(0)
+    assert worker.reactor.sockets == worker.count(counters.ACTIVE) == 0
+    assert worker.relay.listeners == {}
+
+
+def test_answers_that_come_in_bursts_all_arrive_in_order(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    client = worker.client()
+    for burst in (1, 1, 7, 100, 1, 3, 1, 1, 1, 1, 1, 9):
+        client.send(b"?")
+        worker.turn()
+        _, flow = worker.servers[0].recvfrom(100)
+        answers = [b"%d" % number for number in range(burst)]
+        for answer in answers:
+            worker.servers[0].sendto(answer, flow)
+        worker.turn()
+        assert received(client) == answers
