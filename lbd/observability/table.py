@@ -151,6 +151,8 @@ def _traffic_line(traffic: Traffic) -> Text:
         (traffic.unserved_total, "unserved"),
         (traffic.queued, "queued"),
         (sum(traffic.rejected_total.values()), "rejected"),
+        (traffic.moved_flows_total, "moved"),
+        (traffic.evicted_flows_total, "evicted"),
     )
     for count, name in troubles:
         if count:
