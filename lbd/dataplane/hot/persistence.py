@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import _socket
 from collections.abc import Container
-from typing import Final
+from typing import Any, Final
 
 from lbd.dataplane.hot.tally import EVICTED_ENTRIES, Tally
-from lbd.dataplane.persistence_memory import LaneMemory
 
 # Places in the header, as in lbd.dataplane.persistence_memory.
 OWNER_WORD: Final = 4
@@ -48,14 +47,14 @@ class PersistenceTable:
     """
 
     __slots__ = (
-        "_capacity", "_column", "_free", "_header", "_index", "_ipv4_prefix", "_ipv6_prefix", "_is_ours", "_keys",
-        "_last_client", "_last_key", "_left", "_members", "_memory", "_newer", "_newest", "_older", "_oldest", "_open",
-        "_others", "_stamp", "_tally", "_turn", "timeout_ms",
+        "_capacity", "_column", "_columns", "_free", "_header", "_index", "_ipv4_prefix", "_ipv6_prefix", "_is_ours",
+        "_keys", "_last_client", "_last_key", "_left", "_members", "_newer", "_newest", "_older", "_oldest", "_open",
+        "_others", "_stamp", "_tally", "_turn", "_worker", "timeout_ms",
     )  # fmt: skip
 
     def __init__(
         self,
-        memory: LaneMemory,
+        memory: Any,
         is_ours: bool,
         tally: Tally,
         stamp: int,
@@ -63,16 +62,18 @@ class PersistenceTable:
         ipv4_prefix: int,
         ipv6_prefix: int,
     ) -> None:
-        """`is_ours` says that this worker is the one that has the lane when nobody is missing. `tally` counts what had
-        to make room. `stamp` differs from that of every other table of this process: what was entered in a table that
-        has been replaced since is not left in the new one."""
-        self._memory: LaneMemory = memory
+        """`memory` is a LaneMemory of lbd.dataplane.persistence_memory (hot modules import no others). `is_ours` says
+        that this worker is the one that has the lane when nobody is missing. `tally` counts what had to make room.
+        `stamp` differs from that of every other table of this process: what was entered in a table that has been
+        replaced since is not left in the new one."""
+        self._worker: int = memory.worker
+        self._columns: list[memoryview] = memory.columns
         self._capacity: int = memory.capacity
         self._header: memoryview = memory.header
         self._keys: memoryview = memory.keys
         self._members: memoryview = memory.members
         self._left: memoryview = memory.left
-        self._column: memoryview = memory.columns[memory.worker]
+        self._column: memoryview = self._columns[self._worker]
         self._others: list[memoryview] = []
         self._is_ours: bool = is_ours
         self._tally: Tally = tally
@@ -96,13 +97,13 @@ class PersistenceTable:
         """Become the lane's owner. What nobody has open any more is idle since its last connection ended, or, if that
         ended with its worker, from now on."""
         header = self._header
-        worker: int = self._memory.worker
+        worker = self._worker
         header[COLUMN_WORDS + worker] = 1
         turn: int = header[OWNER_WORD]
         self._turn = turn + 1
         header[OWNER_WORD] = turn + 1
         self._others = []
-        for other, column in enumerate(self._memory.columns):
+        for other, column in enumerate(self._columns):
             if other != worker and header[COLUMN_WORDS + other]:
                 self._others.append(column)
         used: int = header[USED_WORD]
