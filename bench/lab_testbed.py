@@ -141,7 +141,7 @@ class Testbed:
         """Start nginx in a Pod and return it; nobody waits for its first answer here."""
         config = render("nginx-pod.conf", self.directory / f"{pod.name}.conf", directory=self.directory, name=pod.name)
         argv = [find_tool("nginx") or "nginx", "-c", str(config), "-p", str(self.directory)]
-        process = pod.popen(argv, stderr=subprocess.DEVNULL)
+        process = pod.popen(argv)
         self.processes.append(process)
         return process
 
