@@ -7,6 +7,7 @@ from typing import Any
 from lbd.dataplane.channel import Message
 from lbd.dataplane.hot.arrival import DIALLING
 from lbd.dataplane.hot.client_limits import ClientLimits
+from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.limits import ONE_CONNECTION, Gate
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.quota import Desk, Part, Quota
@@ -107,9 +108,13 @@ class LimitsBuilder:
         self._parts.pop((kind, slot), None)
         self._gates.pop((kind, slot), None)
 
+    def _connections(self, service: Service) -> list[Connection]:
+        """The connections of a service; those of a new one need not be looked for among all."""
+        return self._relay.connections(service.slot) if service.active else []
+
     def _count_in(self, service: Service) -> None:
         """Who is through already has a place."""
-        for connection in self._relay.connections(service.slot):
+        for connection in self._connections(service):
             if connection.stage == DIALLING:
                 connection.has_place = True
         for listener in self._relay.udp_listeners(service.slot):
@@ -117,7 +122,7 @@ class LimitsBuilder:
                 flow.has_place = True
 
     def _places_taken(self, service: Service) -> int:
-        connections = sum(connection.has_place for connection in self._relay.connections(service.slot))
+        connections = sum(connection.has_place for connection in self._connections(service))
         return connections + sum(len(each.flows_to(-1)) for each in self._relay.udp_listeners(service.slot))
 
     def _set_places(self, service: Service, gate: Gate, limit: int) -> None:
@@ -179,7 +184,7 @@ class LimitsBuilder:
         """The client of every connection and flow that came through a lane and is through, or waits for a place."""
         found = [
             connection.client_address[0]
-            for connection in self._relay.connections(service.slot)
+            for connection in self._connections(service)
             if connection.lane is lane and (connection.has_place or connection.is_waiting)
         ]
         for listener in self._relay.udp_listeners(service.slot):
@@ -200,8 +205,9 @@ class LimitsBuilder:
             service.meter = None
             meter.end()
             self._drop(THROUGHPUT, service.slot)
-        for connection in self._relay.connections(service.slot):
-            connection.meter = service.meter
+        if service.meter is not meter:
+            for connection in self._connections(service):
+                connection.meter = service.meter
 
 
 def _has_limits(limits: dict[str, Any]) -> bool:

@@ -10,13 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from kit_lifecycle import members, peek, service
 from kit_relay import steady_config, wait_until
+from kit_udp import PORT, UdpClient, UdpServer, udp_service
 from lab_clients import OK, RESET, Load, add_client_addresses, socket_family
 from lab_daemon import Daemon, DaemonFactory
 from lab_servers import PodServer, greet_and_hold, http
@@ -280,6 +281,36 @@ def test_a_member_never_gets_more_than_its_own_limit_and_the_others_get_the_rest
         assert set(fates(clients.come(10, vip))) == {"in"}
 
 
+def test_who_finds_all_members_full_waits_until_one_has_room(lab: Lab, daemon: DaemonFactory, form: str) -> None:
+    vip = lab.vip[4]
+    limits = {"max_connections": 100, "on_limit": "queue", "queue_length": 50, "queue_timeout": "20s"}
+    pool = members(lab.pods[:2], 4, max_connections=2)
+    with (
+        PodServer(lab.pods[0], greet_and_hold) as one,
+        PodServer(lab.pods[1], greet_and_hold) as other,
+        Clients(lab) as clients,
+    ):
+        lbd = daemon(steady_config(service("web", vip, pool, limits=limits)), form)
+        lbd.wait_serving()
+        came = clients.come(12, vip)
+        found = fates(came, 0.7)
+        assert Counter(found) == {"in": 4, "waits": 8}
+        assert (one.open, other.open) == (2, 2)
+        eventually(lambda: traffic(lbd)["queued"] == 8)
+        inside, waiting = those(came, found, "in"), those(came, found, "waits")
+        for served in range(0, 8, 2):
+            for client in inside:
+                client.close()
+            eventually(lambda served=served: one.accepted + other.accepted == 4 + min(8, 4 * (served // 2 + 1)))
+            assert max(one.open, other.open) <= 2
+            found = fates(waiting, 0.7)
+            inside, waiting = those(waiting, found, "in"), those(waiting, found, "waits")
+            if not waiting:
+                break
+        assert not waiting
+        eventually(lambda: traffic(lbd)["queued"] == 0)
+
+
 # -- clients and rates -------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +415,67 @@ def test_a_service_moves_its_throughput_and_no_more_shared_by_all_its_streams(
         parts = [sum(count for at_s, count in each.came if at_s >= begun_s) for each in readings]
         assert 0.75 <= share <= 1.02, share
         assert min(parts) >= 0.5 * sum(parts) / 2 / streams, "half of the limit is each worker's, for all its streams"
+
+
+def test_a_reload_slows_connections_that_are_there_and_lets_them_go_again(lab: Lab, daemon: DaemonFactory) -> None:
+    vip = lab.vip[4]
+
+    def config(**limits: str) -> dict[str, Any]:
+        return steady_config(service("web", vip, members(lab.pods[:1], 4), **({"limits": limits} if limits else {})))
+
+    def bytes_in_a_second() -> float:
+        begun_s, begun = time.monotonic(), traffic(lbd)["sent_bytes_total"]
+        time.sleep(1.0)
+        moved = traffic(lbd)["sent_bytes_total"] - begun
+        return float(moved / (time.monotonic() - begun_s))
+
+    with PodServer(lab.pods[0], sends_for_ever), Clients(lab) as clients:
+        lbd = daemon(config())
+        lbd.wait_serving()
+        readings = [Reading(client.conn) for client in clients.come(2, vip)]
+        for reading in readings:
+            reading.start()
+        assert lbd.reload(config(max_throughput="40Mbps")).returncode == 0
+        assert bytes_in_a_second() <= 1.05 * 5_000_000
+        assert lbd.reload(config()).returncode == 0
+        eventually(lambda: bytes_in_a_second() > 10_000_000)
+        for reading in readings:
+            reading.stopping = True
+        for reading in readings:
+            reading.join()
+
+
+# -- datagrams ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_udp_service_opens_flows_up_to_its_limit_and_drops_what_is_above_its_throughput(
+    lab: Lab, daemon: DaemonFactory
+) -> None:
+    vip, most = lab.vip[4], 5
+    pool = members(lab.pods[:1], 4, PORT)
+    with UdpServer(lab.pods[0]) as server, ExitStack() as stack:
+        lbd = daemon(
+            steady_config(
+                udp_service("flows", vip, pool, 53, limits={"max_connections": most}),
+                udp_service("bytes", vip, pool, 54, limits={"max_throughput": "64kbps"}),
+            )
+        )
+        lbd.wait_serving()
+        clients = [stack.enter_context(UdpClient(lab.client, vip, 53)) for _ in range(3 * most)]
+        for client in clients[:most]:  # whichever worker each of them reaches
+            assert client.ask_again()[0] == lab.pods[0].name
+        for client in clients[most:]:
+            client.send(b"in vain")
+        eventually(lambda: rejected(lbd, "max_connections", "flows") >= 2 * most)
+        assert traffic(lbd, "flows")["active_connections"] == most
+        assert not [data for data, _ in server.received if data == b"in vain"]
+        for client in clients[:most]:
+            assert client.ask_again()[0] == lab.pods[0].name
+        flood = stack.enter_context(UdpClient(lab.client, vip, 54))
+        for _ in range(50):
+            flood.send(bytes(1000))
+        eventually(lambda: rejected(lbd, "max_throughput", "bytes") >= 30)
+        eventually(lambda: sum(len(data) == 1000 for data, _ in server.received) <= 20)
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
