@@ -54,22 +54,24 @@ class Handler:
 
 
 class Watch(Handler):
-    """A descriptor whose readiness is told to functions: for what is not a client's or member's socket."""
+    """A descriptor whose readiness is told to functions, after the batch: what they do may close descriptors of it, and
+    must not come between a connection that waits and its acceptance."""
 
-    __slots__ = ("readable", "writable")
+    __slots__ = ("_reactor", "_readable", "_writable")
 
-    def __init__(self, readable: Callable[[], object] | None, writable: Callable[[], object] | None) -> None:
-        self.readable: Callable[[], object] | None = readable
-        self.writable: Callable[[], object] | None = writable
+    def __init__(
+        self, reactor: Reactor, readable: Callable[[], object] | None, writable: Callable[[], object] | None
+    ) -> None:
+        self._reactor: Reactor = reactor
+        self._readable: Callable[[], object] | None = readable
+        self._writable: Callable[[], object] | None = writable
 
     def on_event(self, events: int) -> None:
-        """Tell the function, or both."""
-        readable = self.readable
-        if readable is not None and events & READABLE:
-            readable()
-        writable = self.writable
-        if writable is not None and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
-            writable()
+        """Have the functions told."""
+        if self._readable is not None and events & READABLE:
+            self._reactor.calls.append(self._readable)
+        if self._writable is not None and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            self._reactor.calls.append(self._writable)
 
 
 class Chore:
@@ -124,6 +126,7 @@ class Reactor:
         "acceptors",
         "acks",
         "batches",
+        "calls",
         "dirty",
         "held_bytes",
         "now_ms",
@@ -149,6 +152,7 @@ class Reactor:
         self._ack_chore: Chore = self.chore(self._check_acks)
         self.acks: list[Acknowledgement] = []
         self.acceptors: list[Acceptor] = []
+        self.calls: list[Callable[[], object]] = []
         self.dirty: list[Tally] = []
         self.starved: list[Handler] = []
         self.now_ms: int = time.monotonic_ns() // 1000000
@@ -224,7 +228,7 @@ class Reactor:
             self.forget(descriptor)
         mask = (EPOLLIN if readable is not None else 0) | (EPOLLOUT if writable is not None else 0)
         if mask:
-            self.add(descriptor, Watch(readable, writable), mask)
+            self.add(descriptor, Watch(self, readable, writable), mask)
 
     def run(self) -> None:
         """Handle events, turns and chores until `stop`."""
@@ -247,11 +251,23 @@ class Reactor:
                     due_ms = chore.due_ms
             timeout_ms = max(due_ms - time.monotonic_ns() // 1000000, 0)
         self.on_readable(timeout_ms)
+        if self.calls:
+            self._call()
         if self._ready:
             self._run_turns()
         for chore in self._chores:
             if 0 < chore.due_ms <= self.now_ms:
                 self._run_chore(chore)
+
+    def _call(self) -> None:
+        calls = self.calls
+        self.calls = []
+        for call in calls:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  # see on_readable
+                self._on_fault("watch", error)
+        self._end_batch()
 
     def _run_chore(self, chore: Chore) -> None:
         chore.due_ms = 0
