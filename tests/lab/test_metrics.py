@@ -480,7 +480,9 @@ def test_reloads_are_told_with_their_result_and_time(lab: Lab, daemon: DaemonFac
 
 def test_the_running_daemon_serves_every_metric_of_the_reference_and_no_other(lab: Lab, daemon: DaemonFactory) -> None:
     with PodServer(lab.pods[0], http):
-        lbd = daemon(steady_config(service("web", lab.vip[4], members(lab.pods[:1], 4))))
+        behind = members(lab.pods[:1], 4)
+        names = {**service("names", lab.vip[4], behind, 53), "protocol": "udp"}
+        lbd = daemon(steady_config(service("web", lab.vip[4], behind), names))
         lbd.wait_serving()
         documented = set(re.findall(r"^\| `((?:lbd|process)_\w+)` \|", REFERENCE.read_text(), re.MULTILINE))
         served = {sample.name for sample in lbd.metrics().samples}
