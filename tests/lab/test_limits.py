@@ -181,14 +181,14 @@ def test_all_of_the_limit_can_be_used_through_one_worker_and_comes_back_when_it_
 
 def test_a_queue_serves_whom_it_can_in_time_and_refuses_the_rest(lab: Lab, daemon: DaemonFactory, form: str) -> None:
     vip = lab.vip[4]
-    limits = {"max_connections": 4, "on_limit": "queue", "queue_length": QUEUED, "queue_timeout": "4s"}
+    limits = {"max_connections": 4, "on_limit": "queue", "queue_length": QUEUED, "queue_timeout": "5s"}
     with PodServer(lab.pods[0], greet_and_hold) as server, Clients(lab) as clients:
         lbd = daemon(steady_config(service("web", vip, members(lab.pods[:1], 4), limits=limits)), form)
         lbd.wait_serving()
         inside = clients.come(4, vip)
         assert set(fates(inside)) == {"in"}
         waiting = clients.come(40, vip)
-        found = fates(waiting, 0.5)
+        found = fates(waiting, 1.0)
         queued = those(waiting, found, "waits")
         assert Counter(found) == {"waits": QUEUED, "reset": 40 - QUEUED}
         eventually(lambda: traffic(lbd)["queued"] == QUEUED)
@@ -199,7 +199,7 @@ def test_a_queue_serves_whom_it_can_in_time_and_refuses_the_rest(lab: Lab, daemo
         eventually(lambda: server.accepted == 7)
         eventually(lambda: traffic(lbd)["queued"] == QUEUED - 3)
         found = fates(queued, 8.0)
-        assert Counter(found) == {"in": 3, "reset": QUEUED - 3}, "the others have waited for 4 s"
+        assert Counter(found) == {"in": 3, "reset": QUEUED - 3}, "the others have waited for 5 s"
         assert rejected(lbd, "queue_timeout") == QUEUED - 3
         assert server.accepted == 7
         eventually(lambda: traffic(lbd)["queued"] == 0)
@@ -494,3 +494,25 @@ def test_workers_keep_the_limit_and_serve_while_the_supervisor_stands_still(lab:
         assert set(found) == {"in", "reset"}
         assert found.count("in") == LIMIT, "each worker has its share, and there are enough clients for both"
         assert server.open == LIMIT
+
+
+def test_a_hung_worker_keeps_its_share_and_its_place_is_served_within_the_limit(
+    lab: Lab, daemon: DaemonFactory
+) -> None:
+    vip = lab.vip[4]
+    with PodServer(lab.pods[0], greet_and_hold) as server, Clients(lab) as clients:
+        lbd = daemon(steady_config(service("web", vip, members(lab.pods[:1], 4), limits={"max_connections": LIMIT})))
+        lbd.wait_serving()
+        pid = peek(lbd).worker_pids[0]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            lbd.log.wait_for("worker_hung", pid=pid)
+            found = fates(clients.come(2 * LIMIT, vip))
+            assert set(found) == {"in", "reset"}
+            assert found.count("in") == server.open <= LIMIT - LIMIT // 2, "what the other one holds is not dealt"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        lbd.log.wait_for("worker_recovered", pid=pid)
+        again = fates(clients.come(2 * LIMIT, vip))
+        assert set(again) == {"in", "reset"}
+        assert found.count("in") + again.count("in") == LIMIT
