@@ -88,8 +88,8 @@ def render_json(event: Mapping[str, Any]) -> str:
 def render_text(event: Mapping[str, Any]) -> str:
     """Render an event as `time level event key=value …` on one line; a terminal's control characters come escaped."""
     rest = " ".join(f"{_bare(str(key))}={_bare(value)}" for key, value in event.items() if key not in _FIRST_KEYS)
-    head = f"{event.get('time', '')} {event.get('level', ''):<8} {_bare(event.get('event', ''), spaces=True)}"
-    return f"{head} {rest}".rstrip()
+    first = [_bare(event[key], spaces=True) if key in event else "" for key in ("time", "level", "event")]
+    return f"{first[0]} {first[1]:<8} {first[2]} {rest}".rstrip()
 
 
 def describe_exception(error: BaseException, depth: int = 0) -> dict[str, Any]:

@@ -133,8 +133,9 @@ class WorkerRelay:
             members.insert(0, Member(Endpoint(member[0], REFUSING_PORT)))
             slots.insert(0, 2 * slot + 1)
         service = VirtualService(f"lane{slot}", *listener.getsockname()[:2], Pool(tuple(members)))
-        self.supervisor.send(service_message(service, slot, slots, [1] * len(members), [False] * len(members)))
-        self.supervisor.send({"type": "listen", "listener": slot, "slot": slot, "accepting": True}, [listener.fileno()])
+        self.supervisor.send(service_message(service, slot, slots, [1] * len(members), [False] * len(members), 1))
+        listen = {"type": "listen", "listener": slot, "slot": slot, "accepting": True}
+        self.supervisor.send({**listen, "position": 0, "entries_at": None}, [listener.fileno()])
 
     def leftovers(self) -> list[str]:
         """Return what the worker still holds when all conversations are over: descriptors, active counts, faults."""

@@ -51,8 +51,8 @@ def test_status_range_prints_as_it_is_written():
 
 
 def test_built_in_monitors_are_one_of_each_name_and_begin_with_system():
-    assert [monitor.name for monitor in SYSTEM_MONITORS] == ["system-tcp", "system-ping", "system-http"]
-    assert [monitor.type for monitor in SYSTEM_MONITORS] == [MonitorType.TCP, MonitorType.PING, MonitorType.HTTP]
+    assert [monitor.name for monitor in SYSTEM_MONITORS] == ["system-tcp", "system-ping", "system-http", "system-udp"]
+    assert [f"system-{monitor.type}" for monitor in SYSTEM_MONITORS] == [monitor.name for monitor in SYSTEM_MONITORS]
 
 
 def test_pool_without_monitors_is_checked_by_tcp():
