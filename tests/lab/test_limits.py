@@ -205,6 +205,32 @@ def test_a_queue_serves_whom_it_can_in_time_and_refuses_the_rest(lab: Lab, daemo
         eventually(lambda: traffic(lbd)["queued"] == 0)
 
 
+def test_a_place_that_one_worker_frees_goes_to_who_waits_in_another(lab: Lab, daemon: DaemonFactory) -> None:
+    """Clients of one address are steered to one worker; seven addresses are hardly ever all of one."""
+    vip = lab.vip[4]
+    first, *others = add_client_addresses(lab, 4, 8)
+    limits = {"max_connections": 4, "on_limit": "queue", "queue_length": 100, "queue_timeout": "30s"}
+    with PodServer(lab.pods[0], greet_and_hold) as server, Clients(lab) as clients:
+        lbd = daemon(
+            steady_config(
+                service("web", vip, members(lab.pods[:1], 4), limits={**limits, "max_connections_per_client": 4})
+            )
+        )
+        lbd.wait_serving()
+        inside = clients.come(4, vip, sources=[first])
+        assert set(fates(inside)) == {"in"}
+        waiting = clients.come(len(others), vip, sources=others)
+        eventually(lambda: traffic(lbd)["queued"] == len(others))
+        for client in inside:
+            client.close()
+        eventually(lambda: server.accepted == 8)
+        assert server.open <= 4
+        for client in waiting:
+            assert client.fate(SLACK_S) in ("in", "waits")
+            client.close()
+        eventually(lambda: traffic(lbd)["active_connections"] == 0)
+
+
 def test_who_leaves_the_queue_is_forgotten_and_the_longest_waiting_comes_first(lab: Lab, daemon: DaemonFactory) -> None:
     """One worker, so that there is one queue."""
     vip = lab.vip[4]
@@ -264,7 +290,8 @@ def test_a_member_never_gets_more_than_its_own_limit_and_the_others_get_the_rest
     small, large = lab.pods[:2]
     pool = [*members([small], 4, max_connections=3), *members([large], 4, max_connections=20)]
     with PodServer(small, greet_and_hold) as few, PodServer(large, greet_and_hold) as many, Clients(lab) as clients:
-        lbd = daemon(steady_config(service("web", vip, pool)))
+        # One address, so one worker: the other one's room with the members must follow.
+        lbd = daemon(steady_config(service("web", vip, pool, limits={"max_connections_per_client": 100})))
         lbd.wait_serving()
         came = clients.come(15, vip)
         assert set(fates(came)) == {"in"}
