@@ -78,7 +78,7 @@ def test_descriptors_arrive_with_their_own_message() -> None:
 
     before = open_descriptors()
     run(claim)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_undelivered_descriptors_are_closed_with_the_channel() -> None:
@@ -89,7 +89,7 @@ def test_undelivered_descriptors_are_closed_with_the_channel() -> None:
 
     before = open_descriptors()
     run(claim)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_the_end_of_the_other_side_is_told_once_and_without_error() -> None:

@@ -188,7 +188,7 @@ def test_hundreds_of_udp_checks_wait_at_once_without_a_thread_and_leave_nothing_
             await checker.wait_first_results([*good, *bad])
             assert {checker.health_of(key).health for key in good} == {Health.UP}
             assert {checker.health_of(key).reason for key in bad} == {"udp: connect_refused"}
-            assert descriptors() == before
+            assert descriptors() <= before
 
     run(test())
 
@@ -247,7 +247,7 @@ def test_result_in_flight_of_a_removed_member_is_dropped(members: Any, descripto
             await until(lambda: checker.statistics().in_flight == 1)
             checker.set_targets({})
             await until(lambda: checker.statistics().in_flight == 0)
-            assert descriptors() == before
+            assert descriptors() <= before
             await asyncio.sleep(TCP.timeout_s * 1.5)
             assert watcher.changes == []
             assert checker.health_of(key).health is Health.UNKNOWN
@@ -484,7 +484,7 @@ def test_thousand_members_are_all_checked_again_and_again_and_leave_nothing_behi
             await until(lambda: checker.statistics().checks_total >= 3000, within_s=60)
             assert len(watcher.changes) == 1000
             assert checker.statistics().in_flight <= PLACES
-        assert descriptors() == before
+        assert descriptors() <= before
 
     run(test())
 
@@ -500,7 +500,7 @@ def test_close_ends_what_is_in_flight_and_may_be_called_twice(members: Any, desc
             await checker.close()
             assert checker.statistics().in_flight == 0
             assert watcher.changes == []
-        assert descriptors() == before
+        assert descriptors() <= before
 
     run(test())
 
