@@ -3,8 +3,9 @@
 With UDP_GRO the kernel hands over datagrams of one size that came one after another as one piece, with UDP_SEGMENT it
 takes such a piece and sends it as datagrams again (udp(7), Linux 5.0): a bulk flow costs one system call each way
 instead of dozens, and every boundary stays. But a socket that may get pieces has to be read with recvmsg, which costs
-0.3-0.7 us more than recvfrom or recv, of 12 us that a DNS query costs in all. So merging is switched on when many large
-datagrams come in a row, and off again when the kernel merges none of them.
+0.3-0.7 us more than recvfrom or recv, of 12 us that a DNS query costs in all. So merging is switched on only when many
+large datagrams have come. It is never switched off again: the kernel would hand over the pieces that wait then without
+saying how large their datagrams are.
 
 Hot module: compiled by mypyc, and must do the same when interpreted.
 """
@@ -24,10 +25,10 @@ UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 BIG_BYTES: Final = 1000
 """From this size on a datagram is taken for part of a bulk flow: more of them wait, and merging may pay."""
-BIG_IN_A_ROW: Final = 32
-USELESS_READS: Final = 64
-"""After so many unmerged reads in a row merging is switched off, and must be earned by four times as many datagrams."""
-MAX_IN_A_ROW: Final = 1 << 20
+BIG_SURPLUS: Final = 32
+"""So many more large datagrams than small ones, since there were more small ones, switch merging on."""
+RETRY_DATAGRAMS: Final = 1 << 20
+"""So many more it takes after the kernel refused."""
 MAX_SEGMENTS: Final = 64  # UDP_MAX_SEGMENTS of linux/udp.h before 6.9
 
 NOTHING: Final = -1
@@ -55,8 +56,7 @@ class DatagramPort:
     failure."""
 
     __slots__ = (
-        "_in_a_row", "_is_draining", "_is_merging", "_useless", "_wanted", "descriptor", "error", "is_connected",
-        "segment", "sender", "sock",
+        "_is_merging", "_surplus", "descriptor", "error", "is_connected", "segment", "sender", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, is_connected: bool) -> None:
@@ -66,16 +66,15 @@ class DatagramPort:
         self.segment: int = 0
         self.sender: Any = None
         self.error: int = 0
-        self._in_a_row: int = 0
-        self._wanted: int = BIG_IN_A_ROW
-        self._useless: int = 0
+        self._surplus: int = 0
         self._is_merging: bool = False
-        self._is_draining: bool = False  # pieces merged before merging was switched off may still wait
 
-    def forget_merging(self) -> None:
-        """Whoever had this socket before may have left it merging: begin without."""
-        self._is_merging = True
-        self._stop_merging()
+    def inherit_merging(self) -> None:
+        """Go on as another process that has or had this socket left it: what waits may be merged."""
+        try:
+            self._is_merging = self.sock.getsockopt(SOL_UDP, UDP_GRO) != 0
+        except OSError:
+            self._is_merging = False  # this kernel has no UDP_GRO
 
     def receive(self) -> int:
         """Receive into the shared buffer; return the size (0 is a datagram too), NOTHING or FAILED."""
@@ -88,19 +87,17 @@ class DatagramPort:
             else:
                 size, self.sender = _RECVFROM_INTO(self.sock, BUFFER, 0, _DONTWAIT)
         except BlockingIOError:
-            if self._is_draining:
-                self._is_draining = self._is_merging = False
             return NOTHING
         except OSError as error:
             self.error = error.errno or errno.EIO
             return FAILED
         self.segment = 0
-        if size < BIG_BYTES:
-            self._in_a_row = 0
-        else:
-            self._in_a_row += 1
-            if self._in_a_row >= self._wanted:
+        if size >= BIG_BYTES:
+            self._surplus += 1
+            if self._surplus >= BIG_SURPLUS:
                 self._start_merging()
+        elif self._surplus > 0:
+            self._surplus -= 1
         return size
 
     def _receive_merged(self) -> int:
@@ -112,30 +109,14 @@ class DatagramPort:
                 segment: int = int.from_bytes(value, _BYTE_ORDER)
                 if segment < size:
                     self.segment = segment
-        if self.segment:
-            self._useless = 0
-        elif not self._is_draining:
-            self._useless += 1
-            if self._useless >= USELESS_READS:
-                self._stop_merging()
         return size
 
     def _start_merging(self) -> None:
-        self._in_a_row = 0
-        self._useless = 0
         try:
             self.sock.setsockopt(SOL_UDP, UDP_GRO, 1)
             self._is_merging = True
         except OSError:
-            self._wanted = MAX_IN_A_ROW  # this kernel has no UDP_GRO
-
-    def _stop_merging(self) -> None:
-        try:
-            self.sock.setsockopt(SOL_UDP, UDP_GRO, 0)
-            self._is_draining = True
-        except OSError:
-            self._is_merging = False
-        self._wanted = min(self._wanted * 4, MAX_IN_A_ROW)
+            self._surplus = -RETRY_DATAGRAMS  # this kernel has no UDP_GRO
 
     def send(self, start: int, end: int, segment: int) -> int:
         """Send that part of the shared buffer to where the socket is connected; return 0 or an errno.

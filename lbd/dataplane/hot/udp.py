@@ -30,6 +30,8 @@ from lbd.dataplane.hot.wheel import Timed
 
 LOOK_INTERVAL_MS: Final = 5000
 """How long a shortened idle timeout may go unnoticed."""
+STANDSTILL_MS: Final = 250
+"""After so long somebody else may have served this socket: at half the age at which a worker counts as hung."""
 REFUSING_BATCHES: Final = 64
 """How many batches that wait are still served when no more shall be: the kernel's buffer of a busy service."""
 
@@ -54,7 +56,7 @@ class UdpListener(FlowHome):
     """See the module. While it `is_refusing`, the flows that there are go on, and nobody else gets one; `on_vacant` is
     told the service's slot when the last flow of the service in this worker ends then."""
 
-    __slots__ = ("is_refusing", "may_free", "on_vacant", "timer")
+    __slots__ = ("is_refusing", "may_free", "on_vacant", "taken_ms", "timer")
 
     def __init__(
         self,
@@ -66,10 +68,11 @@ class UdpListener(FlowHome):
         on_vacant: Callable[[int], None] | None,
     ) -> None:
         FlowHome.__init__(self, reactor, service, lane, identity, sock)
-        self.port.forget_merging()
+        self.port.inherit_merging()
         self.is_refusing: bool = False
         self.may_free: bool = True  # not within a batch of events: one may be for a descriptor that is used again
         self.on_vacant: Callable[[int], None] | None = on_vacant
+        self.taken_ms: int = reactor.now_ms
         self.timer: IdleTimer = IdleTimer(self)
 
     def on_event(self, events: int) -> None:
@@ -110,6 +113,9 @@ class UdpListener(FlowHome):
         per_packet = service.settings.per_packet
         meter = service.meter
         flows = self.flows
+        if now_ms - self.taken_ms > STANDSTILL_MS:
+            port.inherit_merging()
+        self.taken_ms = now_ms
         for _ in range(most):
             if self.closed:
                 return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _socket
+import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -19,6 +21,8 @@ from lbd.dataplane.hot.service import Member, Service, Settings
 from lbd.dataplane.hot.tally import Tally
 
 SERVICE_BASE, MEMBER_BASE = 0, 64
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+SEGMENT = 1200
 
 
 class Worker:
@@ -88,6 +92,12 @@ def received(sock: socket.socket) -> list[bytes]:
             found.append(sock.recv(65536))
     except BlockingIOError:
         return found
+
+
+def send_burst(client: socket.socket, datagrams: int) -> None:
+    """Send some datagrams of SEGMENT bytes with one call."""
+    segment = struct.pack("=H", SEGMENT)
+    client.sendmsg([bytes(SEGMENT * datagrams)], [(SOL_UDP, UDP_SEGMENT, segment)])
 
 
 @pytest.fixture
@@ -215,3 +225,70 @@ def test_answers_that_come_in_bursts_all_arrive_in_order(stack: ExitStack) -> No
             worker.servers[0].sendto(answer, flow)
         worker.turn()
         assert received(client) == answers
+
+
+def test_merging_begins_though_many_single_datagrams_wait(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    client = worker.client()
+    worker.relay.udp_listeners(0)[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    worker.servers[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    for _ in range(4):
+        send_burst(client, 40)
+    worker.turn()
+    assert [len(data) for data in received(worker.servers[0])] == [SEGMENT] * 160
+    worker.servers[0].setsockopt(SOL_UDP, UDP_GRO, 1)
+    send_burst(client, 40)
+    worker.turn()
+    assert [len(data) for data in received(worker.servers[0])] == [40 * SEGMENT], "it was moved in one piece"
+
+
+def test_merging_begins_in_a_bulk_flow_with_small_datagrams_between(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    client = worker.client()
+    for _ in range(12):
+        send_burst(client, 5)
+        client.send(b"small")
+        worker.turn()
+    assert len(received(worker.servers[0])) == 12 * 6
+    worker.servers[0].setsockopt(SOL_UDP, UDP_GRO, 1)
+    send_burst(client, 40)
+    worker.turn()
+    assert [len(data) for data in received(worker.servers[0])] == [40 * SEGMENT]
+
+
+def test_boundaries_stay_when_a_merged_piece_waits_behind_many_small_datagrams(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    client = worker.client()
+    for _ in range(8):
+        send_burst(client, 40)
+        worker.turn()
+        received(worker.servers[0])
+    for number in range(100):
+        client.send(bytes(1 + number % 7 * 100))
+    send_burst(client, 10)
+    client.send(b"end")
+    worker.turn()
+    sizes = [1 + number % 7 * 100 for number in range(100)] + [SEGMENT] * 10 + [3]
+    assert [len(data) for data in received(worker.servers[0])] == sizes
+
+
+@pytest.mark.parametrize("stood_still", [False, True], ids=["successor", "after a standstill"])
+def test_boundaries_stay_when_somebody_else_has_left_a_socket_merging(stack: ExitStack, stood_still: bool) -> None:
+    worker = Worker(stack, members=1)
+    client = worker.client()
+    client.send(b"single")
+    worker.turn()
+    listener = worker.relay.udp_listeners(0)[0]
+    sock = _socket.socket(fileno=os.dup(listener.descriptor))
+    if stood_still:
+        listener.taken_ms -= 500
+    else:
+        worker.relay.abandon(1)
+    sock.setsockopt(SOL_UDP, UDP_GRO, 1)  # as an heir or a former owner does
+    send_burst(client, 10)
+    if stood_still:
+        sock.close()
+    else:
+        worker.relay.listen(1, 0, Lane(None, None), sock, True)
+    worker.turn()
+    assert [len(data) for data in received(worker.servers[0])] == [6] + [SEGMENT] * 10
