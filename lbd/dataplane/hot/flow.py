@@ -37,6 +37,10 @@ nothing costs 1.1 us, another event for what was left 0.5-2 us."""
 SATED: Final = -32
 """How many events it then is not greedy for."""
 INET: Final = 2
+REMOVED_SILENCE_MS: Final = 3000
+"""So long may a member that is no longer in the pool leave a client who asks without an answer: nobody checks it."""
+PAUSE_MS: Final = 10000
+"""Who has sent nothing for so long begins to ask anew: the last datagram of before may have wanted no answer."""
 
 DROPPED: Final = (
     errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE, errno.EINVAL, errno.EINTR,
@@ -63,8 +67,8 @@ class Flow(Entry):
     """One flow. `client` is its address as the socket says it, `key` its place among the flows of its home."""
 
     __slots__ = (
-        "awaited", "batch", "client", "entry", "greed", "has_place", "home", "is_closed", "is_introduced", "key",
-        "member", "port", "tried", "tried_version",
+        "asked_ms", "awaited", "batch", "client", "entry", "greed", "has_place", "home", "is_closed", "is_introduced",
+        "key", "member", "port", "tried", "tried_version",
     )  # fmt: skip
 
     def __init__(self, home: FlowHome, key: Any, client: Any) -> None:
@@ -75,6 +79,7 @@ class Flow(Entry):
         self.member: Member | None = None
         self.port: DatagramPort | None = None
         self.entry: int = -1  # of the client in the lane's persistence table
+        self.asked_ms: int = 0  # since when it asks a member that is no longer in the pool; 0: it was answered
         self.awaited: int = 0  # answers, with which the flow ends
         self.has_place: bool = False  # under the limits of the service
         self.is_introduced: bool = False  # the member has had the PROXY protocol header
@@ -131,6 +136,7 @@ class Flow(Entry):
         port = DatagramPort(sock, True)
         self.port = port
         self.member = member
+        self.asked_ms = 0
         self.is_introduced = settings.proxy_version == 0
         home.service.member_opened(member)
         home.service.member_connected(member, -1, reactor.now_ms)
@@ -144,11 +150,12 @@ class Flow(Entry):
         """Send what lies in the shared buffer, `count` datagrams, to the member; to another one if that fails."""
         home = self.home
         member = self.member
-        if member is not None and member.down:
-            self.leave_down_member()
+        now_ms = home.reactor.now_ms
+        if member is not None and (member.down or (member.index < 0 and self.is_abandoned(now_ms))):
+            self.leave_member()
             if self.is_closed:
                 return
-        home.order.asked(self, home.reactor.now_ms)
+        home.order.asked(self, now_ms)
         error = self.send(size, segment)
         while error:
             if error in DROPPED or not self.failed(error):
@@ -234,6 +241,7 @@ class Flow(Entry):
         if self.tried:
             self.tried = NONE_TRIED
         self.is_answered = True
+        self.asked_ms = 0
         now_ms = home.reactor.now_ms
         home.order.used(self, now_ms)
         meter = service.meter
@@ -267,8 +275,14 @@ class Flow(Entry):
         if member.index >= 0:
             self.tried = [*self.tried, member.index]
 
-    def leave_down_member(self) -> None:
-        """Move away from a member that was found down, if there is somebody to move to."""
+    def is_abandoned(self, now_ms: int) -> bool:
+        """Whether a member that is no longer in the pool has left the client without an answer for long."""
+        if self.asked_ms == 0 or now_ms - self.used_ms > PAUSE_MS:
+            self.asked_ms = now_ms
+        return now_ms - self.asked_ms > REMOVED_SILENCE_MS
+
+    def leave_member(self) -> None:
+        """Move away from a member that does not work, if there is somebody to move to."""
         home = self.home
         address: str = self.client[0]
         index = choose(home.service, home.lane, address, self.client[1], NONE_TRIED, home.reactor.now_ms)

@@ -197,6 +197,34 @@ def test_a_flow_moves_away_from_a_member_that_is_down_but_not_from_one_that_only
     assert received(worker.servers[1]) == [b"4"], "with nobody else to serve it, it stays"
 
 
+def test_a_flow_leaves_a_removed_member_once_it_answers_no_more(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    client = worker.client()
+    client.send(b"1")
+    worker.turn()
+    (flow,) = worker.relay.udp_listeners(0)[0].flows.values()
+    worker.service.set_pool(worker.members[1:], RoundRobin([1], 0), [0], [0], [])
+    client.send(b"2")
+    worker.turn()
+    flow.asked_ms -= 4000
+    _, source = worker.servers[0].recvfrom(10)
+    worker.servers[0].sendto(b"answer", source)
+    worker.turn()
+    client.send(b"3")
+    worker.turn()
+    flow.asked_ms -= 4000
+    flow.used_ms -= 20000
+    client.send(b"4")  # after a pause, in which nobody asked
+    worker.turn()
+    assert received(worker.servers[0]) == [b"2", b"3", b"4"]
+    flow.asked_ms -= 4000
+    client.send(b"5")
+    worker.turn()
+    assert received(worker.servers[1]) == [b"5"]
+    assert worker.count(counters.MOVED_FLOWS) == 1
+    assert [member.active for member in worker.members] == [0, 1]
+
+
 def test_reset_and_removal_end_flows_and_leave_nothing_open(stack: ExitStack) -> None:
     worker = Worker(stack)
     clients = [worker.client() for _ in range(4)]
