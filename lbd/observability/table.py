@@ -150,7 +150,7 @@ def _traffic_line(traffic: Traffic) -> Text:
         (traffic.retries_total, "retries"),
         (traffic.unserved_total, "unserved"),
         (traffic.queued, "queued"),
-        (sum(traffic.rejected_total.values()), "rejected"),
+        (sum(traffic.rejected_total.values()), f"rejected{_reasons_text(traffic)}"),
         (traffic.moved_flows_total, "moved"),
         (traffic.evicted_flows_total, "evicted"),
     )
@@ -158,6 +158,14 @@ def _traffic_line(traffic: Traffic) -> Text:
         if count:
             line.append(f", {count_text(count)} {name}", style=_UNSURE)
     return line
+
+
+def _reasons_text(traffic: Traffic) -> str:
+    """Return why clients were turned away, with the counts where there is more than one reason."""
+    counts = {reason: count for reason, count in traffic.rejected_total.items() if count}
+    if len(counts) == 1:
+        return f" ({next(iter(counts))})"
+    return f" ({', '.join(f'{reason} {count_text(count)}' for reason, count in counts.items())})"
 
 
 def _members(members: Sequence[MemberStatus], width: int) -> Iterator[Text]:

@@ -109,7 +109,8 @@ def _choose(
             f"{pool.panic_threshold_percent:g}%: health is ignored",
         )
     if len(up) < max(1, pool.min_members_up):
-        return _too_few(pool, able, len(up), first_results)
+        down_by_ejection = any(health[m.endpoint].health is Health.UP for m in able if m.endpoint in ejected)
+        return _too_few(pool, able, len(up), first_results, down_by_ejection)
     if primaries_up:
         return _serve(primaries_up, "it is a backup, and other members are up")
     if not first_results and all(health[member.endpoint].health is Health.UNKNOWN for member in primaries):
@@ -128,11 +129,13 @@ def _serve(members: Sequence[Member], passed_over: str, reason: str = "") -> _Ch
     return _Choice(serving, Acceptance.ACCEPT if serving else Acceptance.REFUSE, passed_over, reason)
 
 
-def _too_few(pool: Pool, able: Sequence[Member], up: int, first_results: bool) -> _Choice:
+def _too_few(pool: Pool, able: Sequence[Member], up: int, first_results: bool, down_by_ejection: bool) -> _Choice:
     """The pool counts as down: `on_all_down` decides, once enough is known."""
     if not first_results:
         return _Choice(frozenset(), Acceptance.HOLD, _WAITING, _WAITING)
     reason = "no member is up and enabled" if pool.members else "the pool has no member"
+    if down_by_ejection:
+        reason = "outlier_detection has ejected every member that is up"
     if up:
         reason = f"{_of(up, len(able))} up, min_members_up is {pool.min_members_up}: the pool counts as down"
     if able and pool.on_all_down is OnAllDown.SERVE_ALL:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lbd.model.status import Health, Status, Traffic
+from lbd.model.status import Health, Rejection, Status, Traffic
 from lbd.observability.table import show, why
 from lbd.observability.words import bytes_text, count_text, duration_text, latency_text, visible, weight_text
 
@@ -103,8 +103,16 @@ def test_vips_services_and_workers_say_what_is_odd(make: Any) -> None:
     assert line_with(text, "172.16.101.150  ").split() == ["172.16.101.150", "ens192", "owned", "41"]
     assert "web  172.16.101.150:80/tcp  least_connections  serving  generation 21 of 22" in text
     assert "101 active, 102 total, 9.0PB in, 104B out, 107 connect errors, 105 retries, 106 unserved" in text
+    assert ", 219 rejected (max_connections 109, queue_full 110)" in text
     hung = line_with(text, "hung")
     assert hung.endswith("silent for 33ms, has capabilities 3000")
+
+
+def test_one_reason_to_turn_clients_away_is_named_without_its_count(make: Any) -> None:
+    service = make.status().virtual_services[0]
+    traffic = Traffic(rejected_total={Rejection.SOURCE_RANGES: 3, Rejection.QUEUE_FULL: 0})
+    status = replace(make.status(), virtual_services=(replace(service, traffic=traffic),))
+    assert shown(status).count(", 3 rejected (source_ranges)\n") == 1
 
 
 @pytest.mark.parametrize(

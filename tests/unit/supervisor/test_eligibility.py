@@ -168,6 +168,13 @@ def test_down_is_who_is_dead_not_who_is_only_left_alone() -> None:
     assert seen_with(panicking, UP, DOWN).down == [False, False]  # it is served, so it is not given up
 
 
+def test_a_pool_whose_every_member_is_ejected_says_that_and_not_that_none_is_up() -> None:
+    seen = seen_with(members(3), UP, UP, DOWN, ejected=(0, 1))
+    assert seen.acceptance is Acceptance.REFUSE
+    assert seen.reason == "outlier_detection has ejected every member that is up"
+    assert seen_with(members(3), DOWN, DOWN, DOWN, ejected=(0,)).reason == "no member is up and enabled"
+
+
 def test_below_min_members_up_the_pool_counts_as_down_and_says_with_which_numbers() -> None:
     of = members(3, min_members_up=2)
     assert seen_with(of, UP, UP, DOWN).weights == [100, 100, 0]
