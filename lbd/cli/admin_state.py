@@ -76,7 +76,8 @@ def _set(socket_path: str, change: AdminStateChange) -> None:
     words = f"{change.service}/{change.member}" if change.member else change.service
     words += f" is {change.admin_state}"
     if change.admin_state is not AdminState.ENABLED:
-        words += f", {result.active_connections} connections are open"
+        open_now = result.active_connections
+        words += f", {open_now} {'connection is' if open_now == 1 else 'connections are'} open"
         if change.deadline_s is not None:
             words += f", reset in {change.deadline_s:g} s at the latest"
     click.echo(words)

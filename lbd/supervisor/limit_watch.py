@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,14 +67,30 @@ def limit_text(service: VirtualService, reason: Rejection) -> str:
         Rejection.SOURCE_RANGES: ", ".join(service.source_ranges),
         Rejection.MAX_CONNECTIONS: _places_text(service),
         Rejection.MAX_CONNECTIONS_PER_CLIENT: str(limits.max_connections_per_client),
-        Rejection.CONNECTION_RATE: f"{limits.connection_rate:g}/s",
-        Rejection.CONNECTION_RATE_PER_CLIENT: f"{limits.connection_rate_per_client:g}/s",
+        Rejection.CONNECTION_RATE: _rate_text(limits.connection_rate),
+        Rejection.CONNECTION_RATE_PER_CLIENT: _rate_text(limits.connection_rate_per_client),
         Rejection.QUEUE_FULL: str(limits.queue_length),
         Rejection.QUEUE_TIMEOUT: f"{limits.queue_timeout_s:g}s",
         Rejection.PROXY_HEADER: ", ".join(service.accept_proxy_protocol),
-        Rejection.MAX_THROUGHPUT: f"{limits.max_throughput_bps} bit/s",
+        Rejection.MAX_THROUGHPUT: _throughput_text(limits.max_throughput_bps),
     }
     return texts[reason]
+
+
+def _rate_text(per_second: float) -> str:
+    """Return a rate in the first unit of the configuration that makes it a whole number: `2/m`, not `0.0333333/s`."""
+    for unit, seconds in (("s", 1), ("m", 60), ("h", 3600)):
+        count = round(per_second * seconds)
+        if count and math.isclose(count, per_second * seconds):
+            return f"{count}/{unit}"
+    return f"{per_second:g}/s"
+
+
+def _throughput_text(bps: int) -> str:
+    for unit, size in (("Gbps", 10**9), ("Mbps", 10**6), ("kbps", 1000)):
+        if bps and bps % size == 0:
+            return f"{bps // size}{unit}"
+    return f"{bps}bps"
 
 
 def _places_text(service: VirtualService) -> str:

@@ -74,7 +74,8 @@ def test_lbd_drain_moves_new_connections_at_once_and_resets_the_old_ones_after_t
         assert names(old) == {one, two}
 
         said = command(lbd, "drain", "web", member, "--deadline", "1m")
-        assert said.startswith(f"web/{member} is draining, {len(on_one)} connections are open, reset in 60 s")
+        are_open = "1 connection is open" if len(on_one) == 1 else f"{len(on_one)} connections are open"
+        assert said.startswith(f"web/{member} is draining, {are_open}, reset in 60 s")
         assert who_serves(lab, vip) == {two}
         status = peek(lbd)
         assert status.member("web", pool[0]["address"])["reason"] == "admin_state is draining"

@@ -74,6 +74,11 @@ def test_disable_without_a_member_is_of_the_whole_service_and_has_no_deadline_of
     assert (seen.exit_code, seen.stdout) == (0, "web is disabled, 0 connections are open\n")
 
 
+def test_one_connection_is_said_in_the_singular(tmp_path: Path) -> None:
+    seen = run(tmp_path / "a.sock", AdminStateResult(True, "", "draining", 1), "drain", "web")
+    assert seen.stdout == "web is draining, 1 connection is open\n"
+
+
 def test_enable_says_nothing_of_connections(tmp_path: Path) -> None:
     seen = run(tmp_path / "a.sock", AdminStateResult(True, "", "enabled", 5), "enable", "web", "10.0.0.1:80")
     assert seen.asked == [AdminStateChange("web", AdminState.ENABLED, "10.0.0.1:80")]

@@ -60,6 +60,26 @@ def test_every_reason_has_its_limit_in_words(reason: Rejection) -> None:
     assert isinstance(limit_text(SERVICE, reason), str)
 
 
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(2 / 60, "2/m"), (1.0, "1/s"), (70 / 60, "70/m"), (1000.0, "1000/s"), (1 / 3600, "1/h"), (7 / 3600, "7/h")],
+)
+def test_a_rate_is_named_as_the_configuration_writes_rates(per_second: float, text: str) -> None:
+    service = VirtualService(
+        "web", "192.0.2.10", 80, SERVICE.pool, limits=Limits(connection_rate_per_client=per_second)
+    )
+    assert limit_text(service, Rejection.CONNECTION_RATE_PER_CLIENT) == text
+
+
+@pytest.mark.parametrize(
+    ("bps", "text"),
+    [(64_000, "64kbps"), (1_500_000, "1500kbps"), (8_000_000, "8Mbps"), (10**10, "10Gbps"), (64_001, "64001bps")],
+)
+def test_a_throughput_is_named_as_the_configuration_writes_throughputs(bps: int, text: str) -> None:
+    service = VirtualService("web", "192.0.2.10", 80, SERVICE.pool, limits=Limits(max_throughput_bps=bps))
+    assert limit_text(service, Rejection.MAX_THROUGHPUT) == text
+
+
 def test_the_members_limits_are_named_where_the_service_has_none() -> None:
     service = VirtualService("web", "192.0.2.10", 80, SERVICE.pool)
     assert limit_text(service, Rejection.MAX_CONNECTIONS) == "7 of all members"
