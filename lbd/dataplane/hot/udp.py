@@ -168,6 +168,9 @@ class UdpListener(FlowHome):
         if ranges is not None and not ranges.contains(address):
             service.tally.add(REJECTED + SOURCE_RANGES, 1)
             return None
+        if service.eligible == 0:  # nobody shall make room for a flow that nobody would serve
+            service.tally.add(UNSERVED, 1)
+            return None
         flow = Flow(self, key, client)
         gate = service.gate
         if gate is not None:

@@ -146,6 +146,21 @@ def test_at_the_descriptor_limit_the_longest_idle_flow_makes_room(stack: ExitSta
     assert worker.count(counters.EVICTED_FLOWS) == 17
 
 
+def test_no_flow_makes_room_for_a_client_whom_no_member_would_serve(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    worker.settings.max_flows = 1
+    client = worker.client()
+    client.send(b"1")
+    worker.turn()
+    worker.service.set_weights([0, 0], [False, False])  # both drain
+    worker.client().send(b"?")
+    client.send(b"2")
+    worker.turn()
+    assert received(worker.servers[0]) == [b"1", b"2"]
+    assert worker.count(counters.EVICTED_FLOWS) == 0
+    assert worker.count(counters.UNSERVED) == 1
+
+
 def test_who_is_in_no_source_range_gets_no_flow(stack: ExitStack) -> None:
     worker = Worker(stack)
     worker.settings.source_ranges = Networks(["10.0.0.0/8"])
