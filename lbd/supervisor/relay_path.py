@@ -432,8 +432,9 @@ class RelayDataPath:
                 self._leases.join(opened.slot, worker)
                 if opened.lends(worker.index):
                     self._pool.lend(worker, self._loan(opened, worker.index))
-                if opened.is_udp and opened.acceptance is Acceptance.REFUSE:
-                    worker.send(opened.refusal.message(opened.slot))
+            if opened.is_udp and (opened.stopping or opened.acceptance is Acceptance.REFUSE):
+                # It has no flow, and says so: nobody shall wait in vain for what it has to say.
+                worker.send(opened.refusal.message(opened.slot))
         if self._generation:
             worker.send({"type": "generation", "generation": self._generation})
 
@@ -445,6 +446,11 @@ class RelayDataPath:
         """The worker in this place has died: nobody has its connections any more."""
         for opened in self._opened.values():
             opened.lanes.bury(index)
+            if opened.refusal.is_vacating:  # nobody will say any more that it has let go
+                try:
+                    self._vacate(opened)
+                except OSError as error:
+                    log.error("service_not_bound", service=opened.service.name, error=str(error))
         self._leases.leave(index)
 
     def used_slots(self) -> tuple[list[int], list[int]]:

@@ -408,6 +408,24 @@ def test_a_service_that_is_removed_serves_its_flows_until_the_drain_ends_and_nob
         assert sum(descriptors(pid) for pid in peek(lbd).worker_pids) < sum(before)
 
 
+def test_a_service_that_drains_ends_although_a_worker_dies_meanwhile(lab: Lab, daemon: DaemonFactory) -> None:
+    with ExitStack() as stack:
+        serving(lab, stack)
+        everybody = members(lab.pods, 4, PORT)
+        staying = udp_service("staying", lab.vip[4], everybody, 5400)
+        going = udp_service("going", lab.vip[6], members(lab.pods, 6, PORT), PORT)
+        lbd = daemon(steady_config(staying, going))
+        lbd.wait_serving()
+        assert len(peek(lbd)["vips"]) == 2
+        clients = [stack.enter_context(UdpClient(lab.client, lab.vip[6], PORT)) for _ in range(12)]
+        for client in clients:
+            client.ask()
+        assert lbd.reload(steady_config(staying)).returncode == 0
+        for pid in peek(lbd).worker_pids:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len(peek(lbd)["vips"]) == 1, 20.0, "the service is removed, and its VIP withdrawn")
+
+
 def test_a_renamed_service_takes_over_its_address_with_every_client(lab: Lab, daemon: DaemonFactory) -> None:
     with ExitStack() as stack:
         serving(lab, stack)
