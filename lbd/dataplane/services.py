@@ -71,6 +71,8 @@ class ServiceBuilder:
         service = self._relay.services.get(message["slot"])
         if service is not None and [member.slot for member in service.members] == message["members"]:
             service.set_weights(message["weights"], message["down"])
+            if service.gate is not None:
+                service.gate.wake_all()
             self._relay.weights_changed(service.slot)
 
     def remove(self, slot: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kit_lifecycle import members, peek, service
+from kit_lifecycle import config, members, peek, service
 from kit_relay import steady_config, wait_until
 from kit_udp import PORT, UdpClient, UdpServer, udp_service
 from lab_clients import OK, RESET, Load, add_client_addresses, socket_family
@@ -336,6 +336,27 @@ def test_who_finds_all_members_full_waits_until_one_has_room(lab: Lab, daemon: D
                 break
         assert not waiting
         eventually(lambda: traffic(lbd)["queued"] == 0)
+
+
+def test_who_waits_for_a_member_gets_the_one_that_comes_up_meanwhile(lab: Lab, daemon: DaemonFactory) -> None:
+    vip = lab.vip[4]
+    limits = {"max_connections": 100, "on_limit": "queue", "queue_length": 50, "queue_timeout": "60s"}
+    pool = [*members(lab.pods[:1], 4, max_connections=2), *members(lab.pods[1:2], 4)]
+    with (
+        PodServer(lab.pods[0], greet_and_hold) as full,
+        PodServer(lab.pods[1], greet_and_hold) as late,
+        Clients(lab) as clients,
+    ):
+        late.stop()
+        lbd = daemon(config(service("web", vip, pool, health_monitors=["quick"], limits=limits)))
+        lbd.wait_serving()
+        eventually(lambda: peek(lbd).member("web", lab.pods[1].address[4])["health"] == "down")
+        came = clients.come(6, vip)
+        found = fates(came, 0.7)
+        assert Counter(found) == {"in": 2, "waits": 4}
+        late.start()
+        assert fates(those(came, found, "waits"), 20.0) == ["in"] * 4
+        assert (full.open, late.open) == (2, 4)
 
 
 # -- clients and rates -------------------------------------------------------------------------------------------------

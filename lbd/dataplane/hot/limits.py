@@ -170,7 +170,10 @@ class Gate(Handler):
             entrant.admitted()
 
     def wake_all(self) -> None:
-        """Members or their limits have changed: let everybody look who waits for one."""
+        """Members, their weights or their limits have changed: let everybody look who waits for one."""
+        for quota in self._wanted:  # who still wants it asks anew
+            if quota.asked and self.is_patient:
+                self._desk.ask_places(quota, 0, True)
         self._wanted = []
         self._freed = len(self._member_line)
         self._schedule()
@@ -178,6 +181,7 @@ class Gate(Handler):
     def on_turn(self) -> None:
         """The batch is over: deal out what has become free, and tell the supervisor what is wanted and what is not."""
         self._scheduled = False
+        self._desk.reactor.free_descriptors()  # also those of whom another turn has just closed
         changed = self._changed
         self._changed = []
         for quota in changed:
