@@ -57,8 +57,9 @@ class LimitsBuilder:
 
     def remove(self, service: Service) -> None:
         """Forget a service."""
-        for kind in (CONNECTIONS, RATE, THROUGHPUT):
+        for kind in (CONNECTIONS, RATE):
             self._drop(kind, service.slot)
+        self._set_meter(service, 0)
         for slot in self._limited.pop(service.slot, {}):
             self._drop(MEMBER, slot)
         self._per_client.pop(service.slot, None)

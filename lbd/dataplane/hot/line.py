@@ -6,8 +6,12 @@ Hot module: compiled by mypyc, and must do the same when interpreted.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from mypy_extensions import trait
+
+LEFT_AT_MOST: Final = 64
+"""So many who have left are still remembered, or as many as wait."""
 
 
 @trait
@@ -50,6 +54,8 @@ class Line:
         self._present.discard(entrant)
         if not self._present:
             self._order.clear()
+        elif len(self._order) > 2 * len(self._present) + LEFT_AT_MOST:
+            self._order = deque([one for one in self._order if one in self._present])
 
     def first(self) -> Entrant | None:
         """Take out who has waited longest."""

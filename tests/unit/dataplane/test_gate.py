@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from typing import Any
 
 import pytest
 
+from lbd.dataplane import counters
+from lbd.dataplane.hot.arrival import Arrival
 from lbd.dataplane.hot.client_limits import ClientLimits
+from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import (
     ADMITTED,
     CONNECTION_RATE,
@@ -15,9 +20,15 @@ from lbd.dataplane.hot.limits import (
     ONE_CONNECTION,
     Gate,
 )
+from lbd.dataplane.hot.line import LEFT_AT_MOST, Line
+from lbd.dataplane.hot.pair import Side
 from lbd.dataplane.hot.quota import ASK_AGAIN_MS, EXHAUSTED_MS, Desk, Quota
 from lbd.dataplane.hot.rate import Rate
 from lbd.dataplane.hot.reactor import Reactor
+from lbd.dataplane.hot.relay import Relay
+from lbd.dataplane.hot.service import Service, Settings
+from lbd.dataplane.hot.tally import Tally
+from lbd.dataplane.limits_builder import LimitsBuilder
 
 CLIENT = "192.0.2.1"
 
@@ -198,3 +209,55 @@ def test_a_member_that_was_passed_over_asks_for_room_in_the_background() -> None
     assert [(each["kind"], each["slot"], each["wanted"], each["patient"]) for each in bench.said] == [
         ("member", 30, 1, False)
     ]
+
+
+def test_sockets_that_were_given_up_are_closed_before_their_places_are_dealt() -> None:
+    """Also when somebody else's turn in the same batch gave them up: the member would have one too many."""
+    bench = Bench(1)
+    assert bench.enter() == ADMITTED
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        bench.reactor.close(ours.fileno(), ours)
+        bench.leave()
+        bench.turn()
+        assert ours.fileno() == -1
+    assert bench.enter() == ADMITTED
+
+
+@pytest.fixture
+def web() -> Service:
+    counter_map = counters.CounterMap.create(1)
+    tally = Tally(counter_map.view, counters.service_base(1, 0), [])
+    return Service(0, "web", tally, counter_map.view, lambda *_: None, Settings(("192.0.2.10", 80)))
+
+
+def test_a_line_forgets_who_has_left_it_from_the_middle(web: Service) -> None:
+    reactor, lane = Reactor(never, 0), Lane(None, None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        comers = [Arrival(reactor, web, lane, Side(ours, -1, True), (CLIENT, 1)) for _ in range(20 * LEFT_AT_MOST)]
+        places = range(len(comers))
+        known = [sys.getrefcount(comers[place]) for place in places]
+        line = Line()
+        line.append(comers[0])
+        for comer in comers[1:-1]:
+            line.append(comer)
+            line.remove(comer)
+        line.append(comers[-1])
+        remembered = sum(sys.getrefcount(comers[place]) > known[place] for place in places)
+        assert remembered <= 2 * LEFT_AT_MOST
+        assert (len(line), line.first(), line.first(), line.first()) == (2, comers[0], comers[-1], None)
+
+
+def test_the_meter_of_a_removed_service_is_freed(web: Service) -> None:
+    """Workers run without a collector of cycles."""
+    reactor = Reactor(never, 0)
+    limits = LimitsBuilder(Relay(reactor), Desk(reactor, lambda _message: None), 0)
+    names = ("max_connections", "connection_rate", "max_connections_per_client", "connection_rate_per_client")
+    off = {**dict.fromkeys(names, 0), "workers": 1, "patient": False, "queue_length": 0, "queue_timeout_ms": 0}
+    limits.set(web, {"members": [], "limits": {**off, "max_throughput": 1_000_000}})
+    meter = web.meter
+    limits.remove(web)
+    nothing_else = object()
+    assert web.meter is None
+    assert sys.getrefcount(meter) == sys.getrefcount(nothing_else)
