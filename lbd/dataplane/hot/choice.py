@@ -14,8 +14,11 @@ def choose(service: Service, lane: Lane, client: str, port: int, tried: list[int
     entries = lane.entries
     if entries is not None:
         kept = service.by_slot.get(entries.find(client, now_ms))
-        if kept is not None and kept.index not in tried and service.can_take(kept.index):
-            return kept.index
+        if kept is not None and kept.index not in tried:
+            if service.can_take(kept.index):
+                return kept.index
+            if service.balancer.weights[kept.index] > 0:
+                service.note_full(kept.index)
     if service.settings.hashes_port:
         client = f"{client}:{port}"
     return service.pick(client, tried, now_ms)

@@ -10,7 +10,10 @@ from lbd.balancing.round_robin import RoundRobin
 from lbd.dataplane import counters
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.limits import Gate
 from lbd.dataplane.hot.persistence import PersistenceTable
+from lbd.dataplane.hot.quota import Desk, Quota
+from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.service import Member, Service, Settings
 from lbd.dataplane.hot.tally import Tally
 from lbd.dataplane.persistence_memory import LaneMemory, PersistenceMemory
@@ -99,3 +102,25 @@ def test_after_a_failed_attempt_the_client_keeps_the_next_member(bench: Bench) -
     table.leave(entry, 0)
     assert table.find(CLIENT, 999) == SLOTS[1]
     assert table.find(CLIENT, 1000) == -1  # the failed attempt left nothing open
+
+
+def never(where: str, error: BaseException) -> None:
+    raise AssertionError(f"{where}: {error!r}")
+
+
+@pytest.mark.parametrize(("weight", "asked"), [(1, 1), (0, 0)])
+def test_a_kept_member_without_room_in_this_worker_asks_the_others_for_some(
+    bench: Bench, weight: int, asked: int
+) -> None:
+    """Else its clients would go elsewhere for as long as another worker does not use its part of the limit."""
+    said: list[dict[str, object]] = []
+    reactor = Reactor(never, 0)
+    bench.service.gate = Gate(Desk(reactor, said.append))
+    bench.service.limits_members = True
+    bench.members[2].quota = Quota("member", SLOTS[2], 0)
+    bench.keep(2)
+    bench.service.set_weights([1, 1, weight], [False] * 3)
+    bench.service.balancer = RoundRobin([1, 1, weight], 0)
+    assert bench.choose() != 2
+    bench.service.gate.on_turn()
+    assert len(said) == asked
