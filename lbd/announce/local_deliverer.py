@@ -42,6 +42,7 @@ class LocalDeliverer:
         self._watch = NetlinkWatch(self._on_events, self._changed.set)
         self._keeper = Turns("local-delivery-keeper", self._keep)
         self._started = False
+        self._may_have_added = False
         self.problem = ""
         """Why answers to clients may not arrive; empty while all is well."""
 
@@ -51,6 +52,7 @@ class LocalDeliverer:
         Raises:
             AnnounceError: the kernel refused.
         """
+        self._may_have_added = self._may_have_added or self._is_used
         try:
             await self.settle()
             if self._is_used and not self._started:
@@ -98,7 +100,7 @@ class LocalDeliverer:
         await self._keeper.stop()
         self._watch.close()
         try:
-            if remove and self._started:
+            if remove and self._may_have_added:  # also where the start has failed halfway
                 async with self._lock:
                     for family in (4, 6):
                         await self._settle(family, frozenset())
@@ -106,7 +108,7 @@ class LocalDeliverer:
             reason = str(error) if isinstance(error, AddressError) else explain(error)
             raise AnnounceError(f"can't remove the rules of transparent services: {reason}") from error
         finally:
-            self._started = False
+            self._started = self._may_have_added = False
             await self._table.close()
 
     def _note_problem(self, reason: str) -> None:

@@ -213,6 +213,14 @@ def test_a_foreign_route_in_our_table_is_a_problem_that_is_told(lab: Lab, daemon
             assert receive_all(conn) == b""
 
 
+def test_a_start_that_fails_halfway_leaves_no_rule_behind(lab: Lab, daemon: DaemonFactory) -> None:
+    lab.se.run(["ip", "-6", "route", "add", "local", "default", "dev", "lo", "table", str(TABLE)])
+    running = daemon(both(lab, lab.pods[:1]), start=False).start(wait_ready=False)
+    assert running.wait() == 1  # those of IPv4 were there already
+    assert rules(lab) == set()
+    assert len(look(lab, "route", "show", "table", str(TABLE))) == 1
+
+
 def test_datagrams_come_from_the_client_too(lab: Lab, daemon: DaemonFactory) -> None:
     port = 5300
     sockets = {}
