@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -10,7 +10,17 @@ from rich.text import Text
 
 from lbd.model.address import Endpoint
 from lbd.model.desired import AdminState
-from lbd.model.status import Health, MemberStatus, Status, Traffic, VipState, VirtualServiceStatus, WorkerStatus
+from lbd.model.status import (
+    ConnectError,
+    Health,
+    MemberStatus,
+    Rejection,
+    Status,
+    Traffic,
+    VipState,
+    VirtualServiceStatus,
+    WorkerStatus,
+)
 from lbd.observability.columns import Row, align
 from lbd.observability.words import bytes_text, count_text, duration_text, latency_text, visible, weight_text
 
@@ -144,13 +154,13 @@ def _traffic_line(traffic: Traffic) -> Text:
         f"    {count_text(traffic.active_connections)} active, {count_text(traffic.connections_total)} total, "
         f"{bytes_text(traffic.received_bytes_total)} in, {bytes_text(traffic.sent_bytes_total)} out"
     )
-    errors = sum(traffic.connect_errors_total.values())
+    errors, rejected = traffic.connect_errors_total, traffic.rejected_total
     troubles = (
-        (errors, "connect errors"),
+        (sum(errors.values()), f"connect errors{_reasons_text(errors)}"),
         (traffic.retries_total, "retries"),
         (traffic.unserved_total, "unserved"),
         (traffic.queued, "queued"),
-        (sum(traffic.rejected_total.values()), f"rejected{_reasons_text(traffic)}"),
+        (sum(rejected.values()), f"rejected{_reasons_text(rejected)}"),
         (traffic.moved_flows_total, "moved"),
         (traffic.evicted_flows_total, "evicted"),
     )
@@ -160,9 +170,9 @@ def _traffic_line(traffic: Traffic) -> Text:
     return line
 
 
-def _reasons_text(traffic: Traffic) -> str:
-    """Return why clients were turned away, with the counts where there is more than one reason."""
-    counts = {reason: count for reason, count in traffic.rejected_total.items() if count}
+def _reasons_text(by_reason: Mapping[ConnectError, int] | Mapping[Rejection, int]) -> str:
+    """Return the reasons of what was counted, with the counts where there is more than one."""
+    counts = {str(reason): count for reason, count in by_reason.items() if count}
     if len(counts) == 1:
         return f" ({next(iter(counts))})"
     return f" ({', '.join(f'{reason} {count_text(count)}' for reason, count in counts.items())})"

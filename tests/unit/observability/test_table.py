@@ -102,13 +102,15 @@ def test_vips_services_and_workers_say_what_is_odd(make: Any) -> None:
     assert "claimed by another; owner 52:54:00:00:00:01; the address was there before lbd" in foreign
     assert line_with(text, "172.16.101.150  ").split() == ["172.16.101.150", "ens192", "owned", "41"]
     assert "web  172.16.101.150:80/tcp  least_connections  serving  generation 21 of 22" in text
-    assert "101 active, 102 total, 9.0PB in, 104B out, 107 connect errors, 105 retries, 106 unserved" in text
+    assert (
+        "101 active, 102 total, 9.0PB in, 104B out, 107 connect errors (timed_out), 105 retries, 106 unserved" in text
+    )
     assert ", 219 rejected (max_connections 109, queue_full 110)" in text
     hung = line_with(text, "hung")
     assert hung.endswith("silent for 33ms, has capabilities 3000")
 
 
-def test_one_reason_to_turn_clients_away_is_named_without_its_count(make: Any) -> None:
+def test_one_reason_is_named_without_its_count(make: Any) -> None:
     service = make.status().virtual_services[0]
     traffic = Traffic(rejected_total={Rejection.SOURCE_RANGES: 3, Rejection.QUEUE_FULL: 0})
     status = replace(make.status(), virtual_services=(replace(service, traffic=traffic),))
