@@ -37,6 +37,9 @@ nothing costs 1.1 us, another event for what was left 0.5-2 us."""
 SATED: Final = -32
 """How many events it then is not greedy for."""
 INET: Final = 2
+MOST_TRIES: Final = 32
+"""How many members that fail at once one datagram is worth: with a whole network gone, to try all of a large pool for
+each would hold everybody else up."""
 REMOVED_SILENCE_MS: Final = 3000
 """So long may a member that is no longer in the pool leave a client who asks without an answer: nobody checks it."""
 PAUSE_MS: Final = 10000
@@ -96,7 +99,7 @@ class Flow(Entry):
         if self.tried_version != service.version:
             self.tried = NONE_TRIED
             self.tried_version = service.version
-        while True:
+        for _ in range(MOST_TRIES):
             if index < 0:
                 address: str = self.client[0]
                 index = choose(service, home.lane, address, self.client[1], self.tried, home.reactor.now_ms)
@@ -111,6 +114,7 @@ class Flow(Entry):
                 return True
             self.note_failure(member, error)
             index = -1
+        return False
 
     def connect(self, member: Member) -> int:
         """Make a socket toward `member`; return 0, or the errno of a failure."""
@@ -157,10 +161,12 @@ class Flow(Entry):
                 return
         home.order.asked(self, now_ms)
         error = self.send(size, segment)
+        tries = 1
         while error:
-            if error in DROPPED or not self.failed(error):
+            if error in DROPPED or not self.failed(error) or tries >= MOST_TRIES:
                 return
             error = self.send(size, segment)
+            tries += 1
         member = self.member
         if member is not None:
             tally = member.tally

@@ -135,6 +135,22 @@ def test_where_no_member_is_left_the_flow_ends_and_counts_as_unserved(stack: Exi
     ]
 
 
+def test_a_large_pool_out_of_reach_does_not_hold_everybody_up(stack: ExitStack) -> None:
+    worker = Worker(stack, members=1)
+    tally = worker.members[0].tally
+    count = 1000
+    nowhere = [Member(slot, socket.AF_INET, "255.255.255.255", 53, tally) for slot in range(count)]  # connect: EACCES
+    worker.service.set_pool(nowhere, RoundRobin([1] * count, 0), [0] * count, [0] * count, [])
+    client = worker.client()
+    for _ in range(3):
+        client.send(b"?")
+    worker.turn()
+    assert worker.count(counters.UNSERVED) == 3
+    errors = sum(worker.count(counters.ERRORS + kind) for kind in range(len(counters.ERROR_ORDER)))
+    assert 3 < errors <= 3 * 32
+    assert worker.reactor.sockets == tally.active == 0
+
+
 def test_at_the_descriptor_limit_the_longest_idle_flow_makes_room(stack: ExitStack) -> None:
     worker = Worker(stack, members=1, socket_limit=3)
     clients = [worker.client() for _ in range(20)]
