@@ -13,7 +13,8 @@ class SlotsExhaustedError(Exception):
 
 
 class Slots(Generic[Key]):
-    """Gives each key a slot number. A released slot waits until `reusable(slot)` says that nobody refers to it."""
+    """Gives each key a slot number. A released slot waits until nobody refers to it; a key that comes again before gets
+    it back, and with it what is counted there."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -21,7 +22,8 @@ class Slots(Generic[Key]):
         self._keys: dict[int, Key] = {}
         self._next = 0
         self._free: list[int] = []
-        self._released: dict[int, int] = {}
+        self._released: dict[Key, tuple[int, int]] = {}
+        """By the former key: slot, and generation."""
 
     def take(self, key: Key) -> int:
         """Return the slot of `key`, a new one if it has none.
@@ -31,7 +33,9 @@ class Slots(Generic[Key]):
         """
         if key in self._slots:
             return self._slots[key]
-        if self._free:
+        if key in self._released:
+            slot, _ = self._released.pop(key)
+        elif self._free:
             slot = self._free.pop()
         elif self._next < self._capacity:
             slot = self._next
@@ -55,21 +59,21 @@ class Slots(Generic[Key]):
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._keys.pop(slot, None)
-            self._released[slot] = generation
+            self._released[key] = slot, generation
 
     def reclaim(self, acknowledged_generation: int, is_idle: Callable[[int], bool]) -> list[int]:
         """Make released slots available again where that is safe; return them, to be cleared."""
-        done = [
-            slot
-            for slot, generation in self._released.items()
+        done = {
+            key: slot
+            for key, (slot, generation) in self._released.items()
             if generation <= acknowledged_generation and is_idle(slot)
-        ]
-        for slot in done:
-            del self._released[slot]
-            self._free.append(slot)
-        return done
+        }
+        for key in done:
+            del self._released[key]
+        self._free.extend(done.values())
+        return list(done.values())
 
     @property
     def in_use(self) -> list[int]:
         """Every slot that a worker may still write to."""
-        return [*self._keys, *self._released]
+        return [*self._keys, *(slot for slot, _ in self._released.values())]

@@ -302,6 +302,10 @@ def test_a_member_never_gets_more_than_its_own_limit_and_the_others_get_the_rest
         assert rejected(lbd, "max_connections") == 12
         member = peek(lbd).member("web", small.address[4])
         assert member["reason"] == "at its limit of 3 connections"
+        for members_now in (pool[1:], pool):
+            web = service("web", vip, members_now, limits={"max_connections_per_client": 100})
+            assert lbd.reload(steady_config(web)).returncode == 0
+        assert set(fates(clients.come(10, vip))) == {"reset"}, "a member that was gone for a while has what it has"
         for client in came:
             client.close()
         eventually(lambda: few.open + many.open == 8)

@@ -39,6 +39,19 @@ def test_a_slot_is_dealt_again_only_when_acknowledged_and_idle() -> None:
     assert slots.key_of(0) == "b"
 
 
+def test_a_key_that_comes_again_while_its_slot_is_in_use_gets_it_back() -> None:
+    """What a member that was removed still has counts under its limit when it is there again."""
+    slots: Slots[str] = Slots(2)
+    first = slots.take("a")
+    slots.release("a", generation=5)
+    assert slots.reclaim(5, lambda slot: False) == []
+    assert slots.take("a") == first
+    assert slots.reclaim(5, lambda slot: True) == []
+    assert (slots.take("b"), slots.in_use) == (1 - first, [first, 1 - first])
+    slots.release("a", generation=6)
+    assert slots.reclaim(6, lambda slot: True) == [first]
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans())))
 def test_no_two_living_keys_ever_share_a_slot(steps: list[tuple[str, bool, bool]]) -> None:
     slots: Slots[str] = Slots(4)
