@@ -319,7 +319,7 @@ class Supervisor:
             await self._data_path.update(
                 state.handle, action.service, verdict.weights, verdict.down, self._revision + 1
             )
-        except OSError:
+        except (OSError, SlotsExhaustedError):
             state.applied, state.revision = before  # so that it is planned again
             raise
         log.info("service_updated", service=action.service.name, members=len(action.service.pool.members))
