@@ -89,16 +89,18 @@ class LimitsBuilder:
             elif order == "recall":
                 part.recall(number, amount, message["standing"], gate.waiting_for(part))
             else:
-                part.exhaust(now_ms, gate.is_patient)
+                part.exhaust(now_ms)
             gate.changed(part)
         if order != "exhausted":
             self._desk.answer(part)
 
     def sample(self, now_ms: int) -> None:
-        """Let rates look at their use; to be called every 100 ms or so."""
-        for part in self._parts.values():
+        """Let rates look at their use, and whoever waits ask again; to be called every 100 ms or so."""
+        for key, part in self._parts.items():
             if isinstance(part, Rate):
                 part.sample(self._desk, now_ms)
+            elif isinstance(part, Quota) and part.is_overdue(now_ms):
+                self._gates[key].ask_again()
 
     def _add(self, part: Part) -> None:
         """From now on this worker takes part in dealing the limit: say so."""

@@ -169,6 +169,10 @@ class Gate(Handler):
                 return
             entrant.admitted()
 
+    def ask_again(self) -> None:
+        """Somebody has waited for long: whoever was asked to give something up may have given it to somebody else."""
+        self._schedule()
+
     def wake_all(self) -> None:
         """Members, their weights or their limits have changed: let everybody look who waits for one."""
         for quota in self._wanted:  # who still wants it asks anew
@@ -254,8 +258,9 @@ class Gate(Handler):
             self._desk.ask_places(places, 0, True)
         wanted = max(waiting, 1) if self._knocked else waiting
         self._knocked = False
-        if places.may_ask(wanted, self._desk.reactor.now_ms):
-            self._desk.ask_places(places, wanted, self.is_patient and waiting > 0)
+        is_patient = self.is_patient and waiting > 0
+        if places.may_ask(wanted, is_patient, self._desk.reactor.now_ms):
+            self._desk.ask_places(places, wanted, is_patient)
 
     def _deal_members(self) -> None:
         self._wake()
@@ -271,9 +276,10 @@ class Gate(Handler):
                 self._turn_away(line)
                 waiting = len(line)
         now_ms = self._desk.reactor.now_ms
+        is_patient = self.is_patient and waiting > 0
         for quota in self._wanted if waiting else short:
-            if quota.may_ask(max(waiting, 1), now_ms):
-                self._desk.ask_places(quota, max(waiting, 1), self.is_patient and waiting > 0)
+            if quota.may_ask(max(waiting, 1), is_patient, now_ms):
+                self._desk.ask_places(quota, max(waiting, 1), is_patient)
         if not waiting and self._wanted:
             for quota in self._wanted:
                 if quota.asked and self.is_patient:

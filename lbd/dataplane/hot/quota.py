@@ -45,7 +45,8 @@ class Quota(Part):
     the batch of events that runs now, and are free after it: their sockets are closed then."""
 
     __slots__ = (
-        "asked", "asked_ms", "exhausted_until_ms", "is_exhausted", "is_listed", "leaving", "owed", "reported", "used",
+        "asked", "asked_ms", "asked_patiently", "exhausted_until_ms", "is_exhausted", "is_listed", "leaving", "owed",
+        "reported", "used",
     )  # fmt: skip
 
     def __init__(self, kind: str, slot: int, used: int) -> None:
@@ -54,6 +55,7 @@ class Quota(Part):
         self.leaving: int = 0
         self.asked: int = 0  # how many are wanted, as far as the supervisor knows
         self.asked_ms: int = -ASK_AGAIN_MS
+        self.asked_patiently: bool = False  # the supervisor remembers it until there is something
         self.is_exhausted: bool = False  # everybody was asked, and has nothing to give
         self.exhausted_until_ms: int = 0
         self.owed: int = 0  # others want so many, as soon as there are any that nobody uses
@@ -90,18 +92,26 @@ class Quota(Part):
             self.share -= given
             self.owed -= given
 
-    def exhaust(self, now_ms: int, is_patient: bool) -> None:
-        """Nothing is left of the limit."""
+    def exhaust(self, now_ms: int) -> None:
+        """Nothing is left of the limit, and the supervisor has forgotten the question unless it was patient."""
         self.is_exhausted = True
         self.exhausted_until_ms = now_ms + EXHAUSTED_MS
-        if not is_patient:
+        if not self.asked_patiently:
             self.asked = 0
 
-    def may_ask(self, waiting: int, now_ms: int) -> bool:
+    def may_ask(self, waiting: int, is_patient: bool, now_ms: int) -> bool:
         """Return whether the supervisor should be told that so many are wanted."""
-        if waiting == 0 or (now_ms < self.exhausted_until_ms and not self.asked):
+        if waiting == 0:
+            return False
+        if is_patient != self.asked_patiently:
+            return is_patient or now_ms >= self.exhausted_until_ms
+        if now_ms < self.exhausted_until_ms and not self.asked:
             return False
         return waiting > self.asked or now_ms - self.asked_ms >= ASK_AGAIN_MS
+
+    def is_overdue(self, now_ms: int) -> bool:
+        """Return whether somebody has been waiting for an answer for ASK_AGAIN_MS."""
+        return self.asked > 0 and self.asked_patiently and now_ms - self.asked_ms >= ASK_AGAIN_MS
 
 
 class Desk:
@@ -126,6 +136,7 @@ class Desk:
         if not quota.asked:
             quota.is_exhausted = False
         quota.asked = wanted
+        quota.asked_patiently = is_patient and wanted > 0
         quota.asked_ms = self.reactor.now_ms
         self.ask(quota, wanted, is_patient)
 

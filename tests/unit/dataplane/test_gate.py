@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lbd.dataplane.hot.limits import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_CLIENT,
     ONE_CONNECTION,
+    WAIT,
     Gate,
 )
 from lbd.dataplane.hot.line import LEFT_AT_MOST, Line
@@ -31,6 +33,18 @@ from lbd.dataplane.hot.tally import Tally
 from lbd.dataplane.limits_builder import LimitsBuilder
 
 CLIENT = "192.0.2.1"
+OFF = {
+    "max_connections": 0,
+    "max_connections_per_client": 0,
+    "connection_rate": 0,
+    "connection_rate_per_client": 0,
+    "max_throughput": 0,
+    "patient": False,
+    "queue_length": 0,
+    "queue_timeout_ms": 0,
+    "workers": 1,
+}
+"""A service's limits, as its message has them where none is set."""
 
 
 def never(where: str, error: BaseException) -> None:
@@ -98,7 +112,7 @@ def test_that_nothing_is_left_is_believed_for_a_moment() -> None:
     bench = Bench(0)
     bench.enter()
     bench.turn()
-    bench.quota.exhaust(bench.reactor.now_ms, False)
+    bench.quota.exhaust(bench.reactor.now_ms)
     bench.gate.changed(bench.quota)
     for _ in range(100):
         assert bench.enter() == MAX_CONNECTIONS
@@ -231,6 +245,66 @@ def web() -> Service:
     return Service(0, "web", tally, counter_map.view, lambda *_: None, Settings(("192.0.2.10", 80)))
 
 
+@pytest.fixture
+def waiting(web: Service) -> Iterator[Callable[[Bench], Arrival]]:
+    """Makes a client that waits at a bench's gate."""
+    ours, theirs = socket.socketpair()
+
+    def come(bench: Bench) -> Arrival:
+        comer = Arrival(bench.reactor, web, Lane(None, None), Side(ours, -1, True), (CLIENT, 1))
+        assert bench.gate.enter(comer, CLIENT, None, bench.reactor.now_ms) == WAIT
+        bench.turn()
+        return comer
+
+    with ours, theirs:
+        yield come
+
+
+def test_who_waits_is_known_although_nothing_was_left_for_somebody_who_did_not(
+    waiting: Callable[[Bench], Arrival],
+) -> None:
+    """The supervisor forgets a question that is not patient; it must not count for the one that is."""
+    bench = Bench(0)
+    bench.gate.set_queue(True, 10, 60_000)
+    bench.enter()
+    bench.turn()
+    bench.quota.exhaust(bench.reactor.now_ms)
+    bench.gate.changed(bench.quota)
+    bench.turn()
+    waiting(bench)
+    assert [(each["wanted"], each["patient"]) for each in bench.said] == [(1, False), (1, True)]
+
+
+def test_who_comes_right_after_the_last_one_who_waited_has_gone_is_known(waiting: Callable[[Bench], Arrival]) -> None:
+    bench = Bench(0)
+    bench.gate.set_queue(True, 10, 60_000)
+    first = waiting(bench)
+    bench.quota.exhaust(bench.reactor.now_ms)
+    bench.gate.changed(bench.quota)
+    bench.gate.gave_up(first)
+    bench.turn()
+    waiting(bench)
+    assert bench.asked == [1, 0, 1]
+
+
+def test_who_waits_asks_again_by_himself(web: Service, waiting: Callable[[Bench], Arrival]) -> None:
+    """What somebody else gave up for him may have gone to a third."""
+    bench = Bench(0)
+    limits = LimitsBuilder(Relay(bench.reactor), bench.desk, 0)
+    limits.set(web, {"members": [], "limits": {**OFF, "max_connections": 5, "patient": True, "queue_length": 10}})
+    assert web.gate is not None
+    assert web.gate.places is not None
+    bench.gate, bench.quota = web.gate, web.gate.places
+    waiting(bench)
+    bench.reactor.turn()
+    bench.said.clear()
+    assert not bench.quota.is_overdue(bench.quota.asked_ms + ASK_AGAIN_MS - 1)
+    bench.quota.asked_ms -= ASK_AGAIN_MS
+    limits.sample(bench.reactor.now_ms)
+    bench.reactor.turn()
+    assert bench.asked == [1]
+
+
 def test_a_line_forgets_who_has_left_it_from_the_middle(web: Service) -> None:
     reactor, lane = Reactor(never, 0), Lane(None, None)
     ours, theirs = socket.socketpair()
@@ -253,9 +327,7 @@ def test_the_meter_of_a_removed_service_is_freed(web: Service) -> None:
     """Workers run without a collector of cycles."""
     reactor = Reactor(never, 0)
     limits = LimitsBuilder(Relay(reactor), Desk(reactor, lambda _message: None), 0)
-    names = ("max_connections", "connection_rate", "max_connections_per_client", "connection_rate_per_client")
-    off = {**dict.fromkeys(names, 0), "workers": 1, "patient": False, "queue_length": 0, "queue_timeout_ms": 0}
-    limits.set(web, {"members": [], "limits": {**off, "max_throughput": 1_000_000}})
+    limits.set(web, {"members": [], "limits": {**OFF, "max_throughput": 1_000_000}})
     meter = web.meter
     limits.remove(web)
     nothing_else = object()
