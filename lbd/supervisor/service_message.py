@@ -34,8 +34,7 @@ def service_message(
     down: Sequence[bool],
     workers: int,
 ) -> Message:
-    """Return the whole definition of a service for one of `workers`; `weights` and `down` in the order of the members.
-    """
+    """Return the definition of a service for one of `workers`; `weights` and `down` in the order of the members."""
     pool = service.pool
     timeouts = service.timeouts
     return {
