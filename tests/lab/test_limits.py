@@ -273,11 +273,31 @@ def test_a_reload_sets_lowers_raises_and_removes_a_limit_with_connections_open(l
         for client in before[:8]:
             client.close()
         eventually(lambda: traffic(lbd)["active_connections"] == 4)
+        time.sleep(0.2)  # a worker believes for 50 ms that nothing is left
         assert Counter(fates(clients.come(4, vip))) == {"in": 1, "reset": 3}
         assert lbd.reload(config(8)).returncode == 0
         assert Counter(fates(clients.come(6, vip))) == {"in": 3, "reset": 3}
         assert lbd.reload(config(None)).returncode == 0
         assert set(fates(clients.come(30, vip))) == {"in"}
+
+
+def test_a_reload_that_raises_a_limit_lets_all_in_who_wait_even_if_it_ends_the_queue(
+    lab: Lab, daemon: DaemonFactory
+) -> None:
+    vip = lab.vip[4]
+
+    def config(**limits: object) -> dict[str, Any]:
+        return steady_config(service("web", vip, members(lab.pods[:1], 4), limits=limits))
+
+    with PodServer(lab.pods[0], greet_and_hold), Clients(lab) as clients:
+        lbd = daemon(config(max_connections=1, on_limit="queue", queue_length=20, queue_timeout="30s"))
+        lbd.wait_serving()
+        assert set(fates(clients.come(1, vip))) == {"in"}
+        waiting = clients.come(6, vip)
+        eventually(lambda: traffic(lbd)["queued"] == 6)
+        assert lbd.reload(config(max_connections=100)).returncode == 0
+        assert set(fates(waiting)) == {"in"}
+        assert rejected(lbd, "max_connections") == 0
 
 
 # -- members -----------------------------------------------------------------------------------------------------------
@@ -523,6 +543,8 @@ def test_a_udp_service_opens_flows_up_to_its_limit_and_drops_what_is_above_its_t
         assert not [data for data, _ in server.received if data == b"in vain"]
         for client in clients[:most]:
             assert client.ask_again()[0] == lab.pods[0].name
+        # What a question leaves of the budget is less than a segment's worth: its answer passes all the same.
+        assert stack.enter_context(UdpClient(lab.client, vip, 54)).ask_again()[0] == lab.pods[0].name
         flood = stack.enter_context(UdpClient(lab.client, vip, 54))
         for _ in range(50):
             flood.send(bytes(1000))

@@ -252,7 +252,7 @@ class Flow(Entry):
         home.order.used(self, now_ms)
         meter = service.meter
         if meter is not None:
-            if meter.allowance(now_ms) <= 0:
+            if not meter.may_pass(now_ms):
                 service.tally.add(REJECTED + MAX_THROUGHPUT, count)
                 return
             meter.spend(size)

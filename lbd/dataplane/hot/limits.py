@@ -77,6 +77,11 @@ class Gate(Handler):
         self.queue_length = length
         self.wait_ms = timeout_ms if is_patient else ASKING_MS
         self.wait_reason = QUEUE_TIMEOUT if is_patient else MAX_CONNECTIONS
+        if self.places is not None:
+            self.places.look_anew()
+        for quota in self._wanted:
+            quota.look_anew()
+        self._schedule()
 
     def enter(self, entrant: Entrant, client: str, clients: ClientLimits | None, now_ms: int) -> int:
         """Ask for a place for a connection of `client`: ADMITTED, WAIT (until `wait_ms` have passed, then it is turned

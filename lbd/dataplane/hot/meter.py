@@ -49,6 +49,14 @@ class Meter:
             return 0
         return allowance
 
+    def may_pass(self, now_ms: int) -> bool:
+        """Return whether a datagram may be moved now: anything saved up is enough, what it takes beyond is a debt. An
+        answer would never pass where the question has left less than a segment's worth."""
+        if self.rate.available(now_ms) > 0:
+            return True
+        self.rate.is_short = True
+        return False
+
     def spend(self, moved_bytes: int) -> None:
         """Count bytes that were moved."""
         self.rate.spend(moved_bytes)

@@ -99,6 +99,13 @@ class Quota(Part):
         if not self.asked_patiently:
             self.asked = 0
 
+    def look_anew(self) -> None:
+        """The limit has changed, or what becomes of those who wait: what the supervisor said holds no longer."""
+        self.is_exhausted = False
+        self.exhausted_until_ms = 0
+        self.asked = 0
+        self.asked_patiently = False
+
     def may_ask(self, waiting: int, is_patient: bool, now_ms: int) -> bool:
         """Return whether the supervisor should be told that so many are wanted."""
         if waiting == 0:
@@ -132,7 +139,10 @@ class Desk:
         )
 
     def ask_places(self, quota: Quota, wanted: int, is_patient: bool) -> None:
-        """The same for places, and remember it."""
+        """The same for places, and remember it. What was given up since the last report is said first: else the
+        supervisor would look for places that are with the one who asks."""
+        if quota.held() < quota.reported:
+            self.answer(quota)
         if not quota.asked:
             quota.is_exhausted = False
         quota.asked = wanted

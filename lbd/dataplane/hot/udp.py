@@ -133,7 +133,7 @@ class UdpListener(FlowHome):
                     continue
             count = count_of(size, segment)
             if meter is not None:
-                if meter.allowance(now_ms) <= 0:
+                if not meter.may_pass(now_ms):
                     tally.add(REJECTED + MAX_THROUGHPUT, count)
                     continue
                 meter.spend(size)

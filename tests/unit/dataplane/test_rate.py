@@ -114,6 +114,21 @@ def test_no_second_sees_more_bytes_than_the_share(share: int, steps: list[tuple[
         assert within <= share * 1.0 + max(0, LEAST_BYTES - share * BURST_MS // 1000) + 1
 
 
+def test_a_datagram_may_pass_while_anything_is_left_and_its_debt_is_paid_first() -> None:
+    meter = Meter(Reactor(never, 0), 0)
+    begun_ms = meter.reactor.now_ms
+    meter.rate.set_share(1, 8_000, begun_ms)
+    assert meter.may_pass(begun_ms + 1000)
+    meter.spend(1400)
+    assert meter.allowance(begun_ms + 1000) == 0
+    assert meter.may_pass(begun_ms + 1000)
+    meter.spend(1400)
+    meter.rate.is_short = False
+    assert not meter.may_pass(begun_ms + 1000)
+    assert meter.rate.is_short
+    assert meter.may_pass(begun_ms + 1500)
+
+
 def test_a_meter_lets_nothing_pass_below_a_segments_worth_and_counts_that_as_short() -> None:
     meter = Meter(Reactor(never, 0), 0)
     begun_ms = meter.reactor.now_ms
