@@ -220,9 +220,9 @@ def test_a_member_that_was_passed_over_asks_for_room_in_the_background() -> None
     for _ in range(3):
         bench.gate.member_is_full(member)
     bench.turn()
-    assert [(each["kind"], each["slot"], each["wanted"], each["patient"]) for each in bench.said] == [
-        ("member", 30, 1, False)
-    ]
+    held, wanted = bench.said
+    assert (wanted["kind"], wanted["slot"], wanted["wanted"], wanted["patient"]) == ("member", 30, 1, False)
+    assert (held["type"], held["slot"], held["held"]) == ("leased", 30, 2), "what is held is said before"
 
 
 def test_sockets_that_were_given_up_are_closed_before_their_places_are_dealt() -> None:
