@@ -7,7 +7,6 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -20,16 +19,17 @@ from lbd.supervisor.datagram_socket import DatagramSocket
 from lbd.supervisor.lanes import Lanes
 from lbd.supervisor.lease_desk import Key, LeaseDesk, limits_of
 from lbd.supervisor.listeners import ListeningSocket
+from lbd.supervisor.opened_service import OpenedService
 from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
 from lbd.supervisor.service_message import hash_members, hash_table, service_message
 from lbd.supervisor.slots import Slots, SlotsExhaustedError
 from lbd.supervisor.steering import Group
 from lbd.supervisor.traffic import traffic_of
 from lbd.supervisor.transparent_members import Answers, Members, TransparentMembers
-from lbd.supervisor.udp_refusal import UdpRefusal
 from lbd.supervisor.undelivered import undelivered
 from lbd.supervisor.worker_pool import Loan, WorkerPool
-from lbd.supervisor.worker_process import WorkerProcess, WorkerState
+from lbd.supervisor.worker_process import WorkerProcess
+from lbd.supervisor.worker_reports import log_report
 
 log = structlog.get_logger(__name__)
 
@@ -38,43 +38,6 @@ LET_GO_TIMEOUT_S = 1.0
 """How long a service waits for workers to let go of the one that it follows."""
 HANDSHAKE_GRACE_S = 0.1
 """Between the last SYN that is answered and the emptying of the queue: a client's ACK may take a round trip."""
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A service as the workers have it."""
-
-    service: VirtualService
-    slot: int
-    weights: list[int]
-    down: list[bool]
-    sockets: list[ListeningSocket]
-    lanes: Lanes
-    table: int | None = None
-    """Descriptor of the consistent-hash table's memory, which the workers map."""
-    acceptance: Acceptance = Acceptance.HOLD
-    stopping: bool = False
-    unlisten_at_s: float | None = None
-    """When the handshakes under way have had their time, and the workers are told to empty the queue."""
-    unlistening: set[tuple[WorkerProcess, int]] = field(default_factory=set)
-    """(worker, listener) that have not said yet that they let go."""
-    let_go: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the last one of them has."""
-    refusal: UdpRefusal[WorkerProcess] = field(default_factory=UdpRefusal)
-
-    @property
-    def is_udp(self) -> bool:
-        """Whether it has flows rather than connections."""
-        return self.service.protocol is Protocol.UDP
-
-    def lends(self, index: int) -> bool:
-        """Whether there is a socket for the worker in this place."""
-        return not self.stopping and not self.refusal.is_vacating and self.sockets[index].descriptor >= 0
-
-    @property
-    def is_held(self) -> bool:
-        """Whether a living worker has not let go of a socket yet that it was told to."""
-        return any(worker.state is not WorkerState.DEAD for worker, _ in self.unlistening)
 
 
 class RelayDataPath:
@@ -92,7 +55,7 @@ class RelayDataPath:
     ) -> None:
         self._on_failure = on_failure
         self._on_change = on_change
-        self._opened: dict[Handle, _Opened] = {}
+        self._opened: dict[Handle, OpenedService] = {}
         self._service_slots: Slots[Handle] = Slots(counters.MAX_SERVICES)
         self._member_slots: Slots[tuple[Handle, Endpoint]] = Slots(counters.MAX_MEMBERS)
         self._identities = itertools.count(1)
@@ -155,7 +118,7 @@ class RelayDataPath:
             for sock in sockets:
                 sock.close()
             raise
-        opened = _Opened(service, slot, list(weights), list(down), sockets, lanes, table)
+        opened = OpenedService(service, slot, list(weights), list(down), sockets, lanes, table)
         self._opened[handle] = opened
         try:
             message = self._service_message(handle, opened)
@@ -257,14 +220,14 @@ class RelayDataPath:
         accepting = acceptance is Acceptance.ACCEPT
         self._pool.broadcast({"type": "accepting", "slot": opened.slot, "accepting": accepting})
 
-    def _set_udp_acceptance(self, opened: _Opened, acceptance: Acceptance) -> None:
+    def _set_udp_acceptance(self, opened: OpenedService, acceptance: Acceptance) -> None:
         opened.acceptance = acceptance
         if acceptance is Acceptance.REFUSE:
             self._pool.broadcast(opened.refusal.begin(opened.slot))
         elif not opened.refusal.is_vacating:  # else as soon as the workers have let go
             self._serve_flows(opened)
 
-    def _serve_flows(self, opened: _Opened) -> None:
+    def _serve_flows(self, opened: OpenedService) -> None:
         """Bind what is closed, and have the workers serve it as the service's acceptance says."""
         opened.lanes.listen()
         accepting = opened.acceptance is Acceptance.ACCEPT
@@ -275,8 +238,9 @@ class RelayDataPath:
                 self._pool.lend(worker, loan)
         self._pool.cover()
 
-    def _vacate(self, opened: _Opened) -> None:
-        """Close the sockets of a service that refuses, once no flow needs them and the workers have let go."""
+    def _vacate(self, opened: OpenedService) -> None:
+        """Close the sockets of a service that refuses, once no flow needs them and the workers have let go; bind new
+        ones if it is to serve again meanwhile."""
         if not opened.is_udp or opened.stopping:
             return
         refusal = opened.refusal
@@ -290,7 +254,10 @@ class RelayDataPath:
             for sock in opened.sockets:
                 sock.close()
             if opened.acceptance is not Acceptance.REFUSE:
-                self._serve_flows(opened)
+                try:
+                    self._serve_flows(opened)
+                except OSError as error:
+                    log.error("service_not_bound", service=opened.service.name, error=str(error))
 
     def stop_accepting(self, handle: Handle) -> None:
         """Take what is queued, then close the listening sockets; established connections go on. Of a UDP service the
@@ -305,7 +272,7 @@ class RelayDataPath:
             if sock.listening:
                 sock.drop_new()
 
-    def _let_go(self, opened: _Opened, *, take_queue: bool) -> None:
+    def _let_go(self, opened: OpenedService, *, take_queue: bool) -> None:
         """Have every worker let go of the service's sockets, and note whose answer is awaited."""
         identities = {sock.identity for sock in opened.sockets}
         for worker in self._pool.alive:
@@ -447,32 +414,29 @@ class RelayDataPath:
         for opened in self._opened.values():
             opened.lanes.bury(index)
             if opened.refusal.is_vacating:  # nobody will say any more that it has let go
-                try:
-                    self._vacate(opened)
-                except OSError as error:
-                    log.error("service_not_bound", service=opened.service.name, error=str(error))
+                self._vacate(opened)
         self._leases.leave(index)
 
     def used_slots(self) -> tuple[list[int], list[int]]:
         """The slots that workers may have written to."""
         return self._service_slots.in_use, self._member_slots.in_use
 
-    def _loan(self, opened: _Opened, index: int) -> Loan:
+    def _loan(self, opened: OpenedService, index: int) -> Loan:
         accepting = opened.acceptance is Acceptance.ACCEPT
         return Loan(opened.slot, opened.sockets[index], accepting, index, opened.lanes.memory(index))
 
     @staticmethod
-    def _send_service(worker: WorkerProcess, opened: _Opened, message: Message) -> None:
+    def _send_service(worker: WorkerProcess, opened: OpenedService, message: Message) -> None:
         worker.send(message, [opened.table] if opened.table is not None else [])
 
-    def _service_message(self, handle: Handle, opened: _Opened) -> Message:
+    def _service_message(self, handle: Handle, opened: OpenedService) -> Message:
         slots = self._member_slots_of(handle, opened.service.pool)
         message = service_message(opened.service, opened.slot, slots, opened.weights, opened.down, self._size)
         if message["udp"] is not None:  # each socket has its share
             message["udp"]["max_flows"] = -(-opened.service.udp.max_flows // self._size)
         return message
 
-    def _limits_of(self, handle: Handle, opened: _Opened) -> dict[Key, int]:
+    def _limits_of(self, handle: Handle, opened: OpenedService) -> dict[Key, int]:
         return limits_of(opened.service, opened.slot, self._member_slots_of(handle, opened.service.pool))
 
     def _member_slots_of(self, handle: Handle, pool: Pool) -> list[int]:
@@ -496,21 +460,8 @@ class RelayDataPath:
             self._on_flows(worker, message)
         elif kind in ("lease_wanted", "leased"):
             self._leases.take(worker, message)
-        elif kind == "reset_done":
-            self._log_reset(worker, message)
-        elif kind == "accepting":
-            event = "descriptor_limit_recovered" if message["accepting"] else "descriptor_limit_reached"
-            log.warning(event, worker=worker.index, used=message["used"], limit=message["limit"])
-        elif kind == "fault":
-            log.error(
-                "worker_fault",
-                worker=worker.index,
-                where=message["where"],
-                error=message["error"],
-                trace=message["trace"],
-            )
         else:
-            log.error("unknown_worker_message", worker=worker.index, kind=kind)
+            log_report(worker.index, message)
 
     def _on_flows(self, worker: WorkerProcess, message: Message) -> None:
         handle = self._service_slots.key_of(message["slot"])
@@ -519,19 +470,6 @@ class RelayDataPath:
             opened.refusal.heard(worker, message)
             self._vacate(opened)
         self._on_change()
-
-    @staticmethod
-    def _log_reset(worker: WorkerProcess, message: Message) -> None:
-        """The service itself may be gone by now: its last connections just were."""
-        if message["connections"]:
-            log.warning(
-                "connections_reset",
-                service=message["service"],
-                member=message["endpoint"],
-                worker=worker.index,
-                connections=message["connections"],
-                reason=message["reason"],
-            )
 
     def _reclaim_slots(self) -> None:
         settled = self._pool.settled_generation()
@@ -546,7 +484,7 @@ class RelayDataPath:
             self._pool.counters.clear_member(slot)
 
     @staticmethod
-    def _release(opened: _Opened) -> None:
+    def _release(opened: OpenedService) -> None:
         for sock in opened.sockets:
             sock.close()
         if opened.table is not None:
