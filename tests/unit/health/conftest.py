@@ -124,7 +124,8 @@ class Members:
                 return
             self.heard.append(packet)
             for answer in answers(packet):
-                listener.sendto(answer, source)
+                with contextlib.suppress(OSError):  # the test is over, and the socket shut down
+                    listener.sendto(answer, source)
 
     def _talk(self, connection: socket.socket, talk: Talk) -> None:
         with connection, contextlib.suppress(OSError):
