@@ -392,19 +392,19 @@ def test_a_service_that_is_removed_serves_its_flows_until_the_drain_ends_and_nob
         everybody = members(lab.pods, 4, PORT)
         staying = udp_service("staying", lab.vip[4], everybody, 5400)
         going = udp_service("going", lab.vip[4], everybody, PORT)
-        lbd = daemon(steady_config(staying, going))
+        lbd = daemon(steady_config(staying, going, drain_timeout="5s"))
         lbd.wait_serving()
         old = stack.enter_context(UdpClient(lab.client, lab.vip[4], PORT))
         name = old.ask()
         before = [descriptors(pid) for pid in peek(lbd).worker_pids]
-        assert lbd.reload(steady_config(staying)).returncode == 0
+        assert lbd.reload(steady_config(staying, drain_timeout="5s")).returncode == 0
         assert old.ask() == name
         new = stack.enter_context(UdpClient(lab.client, lab.vip[4], PORT))
         new.sock.settimeout(0.2)
         with pytest.raises((TimeoutError, ConnectionRefusedError)):
             new.ask()
         assert old.ask() == name
-        eventually(old.is_refused, 10.0, "the drain ends at its deadline")
+        eventually(old.is_refused, 20.0, "the drain ends at its deadline")
         assert sum(descriptors(pid) for pid in peek(lbd).worker_pids) < sum(before)
 
 
