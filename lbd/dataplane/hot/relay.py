@@ -17,7 +17,7 @@ from lbd.dataplane.hot.service import Service
 from lbd.dataplane.hot.udp import UdpListener
 
 DATAGRAM_TYPE: Final = 2  # SOCK_DGRAM
-PURGE_BATCH: Final = 64
+PURGE_BATCH: Final = 32
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
