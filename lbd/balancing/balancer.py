@@ -24,6 +24,17 @@ def checked_weights(weights: list[int]) -> list[int]:
     return list(weights)
 
 
+def check_counts(weights: list[int], *counts: list[int]) -> None:
+    """Check that each list of connection counts has one for each weight.
+
+    Raises:
+        ValueError: one is longer or shorter.
+    """
+    for each in counts:
+        if len(each) != len(weights):
+            raise ValueError(f"{' and '.join(str(len(one)) for one in counts)} counts for {len(weights)} weights")
+
+
 def eligible_members(weights: list[int]) -> list[int]:
     """Return the positions of the members whose weight is not 0, ascending."""
     return [member for member in range(len(weights)) if weights[member] > 0]
@@ -59,4 +70,5 @@ class Balancer:
 
         `client` is the source address as text; `tried` are the members already attempted for this connection.
         """
+        # No abstract method: a service without a pool yet holds a plain Balancer, which nobody asks for a member.
         raise NotImplementedError("Balancer is a base: use one of the algorithms")

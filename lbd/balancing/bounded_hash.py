@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lbd.balancing.balancer import check_counts
 from lbd.balancing.consistent_hash import MAX_PROBES, ConsistentHash, client_hash, highest_random, step_hash
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ class BoundedHash(ConsistentHash):
         max_load_percent: float,
     ) -> None:
         super().__init__(weights, table)
-        if len(own_active) != len(weights) or len(other_active) != len(weights):
-            raise ValueError(f"{len(own_active)} and {len(other_active)} counts for {len(weights)} weights")
+        check_counts(weights, own_active, other_active)
         if max_load_percent < MIN_LOAD_PERCENT:
             raise ValueError(f"{max_load_percent} is not a bound: it is at least {MIN_LOAD_PERCENT} per cent")
         self._own: list[int] = own_active

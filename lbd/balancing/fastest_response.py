@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-from lbd.balancing.balancer import Balancer, eligible_members
+from lbd.balancing.balancer import Balancer, check_counts, eligible_members
 from lbd.balancing.two_choices import WeightedDraws
 
 SCAN_LIMIT: Final = 64
@@ -48,8 +48,7 @@ class FastestResponse(Balancer):
 
     def __init__(self, weights: list[int], own_active: list[int], seed: int) -> None:
         super().__init__(weights)
-        if len(own_active) != len(weights):
-            raise ValueError(f"{len(own_active)} counts for {len(weights)} weights")
+        check_counts(weights, own_active)
         self._own: list[int] = own_active
         self._draws: WeightedDraws = WeightedDraws(seed)
         self._eligible: list[int] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lbd.balancing.balancer import Balancer, eligible_members
+from lbd.balancing.balancer import Balancer, check_counts, eligible_members
 from lbd.balancing.two_choices import WeightedDraws, less_loaded
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class LeastConnections(Balancer):
 
     def __init__(self, weights: list[int], own_active: list[int], other_active: list[int], seed: int) -> None:
         super().__init__(weights)
-        if len(own_active) != len(weights) or len(other_active) != len(weights):
-            raise ValueError(f"{len(own_active)} and {len(other_active)} counts for {len(weights)} weights")
+        check_counts(weights, own_active, other_active)
         self._own: list[int] = own_active
         self._other: list[int] = other_active
         self._draws: WeightedDraws = WeightedDraws(seed)
