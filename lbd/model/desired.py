@@ -260,6 +260,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientLogs:
+    """A log line for each connection or UDP flow that ends, for `duration_s` from when it was asked for (0: for ever).
+
+    Of lines that are not significant at most `throttle_per_s` a second are written (0: all). Significant are those of
+    connections that did not end in order, or whose member took longer than `slow_connect_s` to accept (0: off).
+    """
+
+    throttle_per_s: int = 10
+    duration_s: float = 1800.0
+    slow_connect_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class UdpOptions:
     """Of a UDP service: after `responses` answers a flow ends (0: it does not); at most `max_flows` are open, the one
     longest idle makes room; with `per_packet` each datagram picks its member."""
@@ -293,6 +306,7 @@ class VirtualService:
     client_keepalive: Keepalive | None = None
     member_keepalive: Keepalive | None = None
     udp: UdpOptions = UdpOptions()
+    client_logs: ClientLogs | None = None
 
     @property
     def family(self) -> int:

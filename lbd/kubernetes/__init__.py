@@ -1,0 +1,1 @@
+"""Kubernetes: watches a cluster's Services and endpoints, and publishes what they ask for."""
