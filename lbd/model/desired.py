@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lbd.model.address import Endpoint, family_of
+
+if TYPE_CHECKING:  # it is made of what stands here
+    from lbd.model.kubernetes import Kubernetes
 
 
 class Protocol(StrEnum):
@@ -341,6 +345,7 @@ DEFAULT_METRICS_LISTEN = Endpoint("127.0.0.1", 9407)
 class DesiredState:
     """Everything that should be; `generation` grows by one with each accepted change.
 
+    `kubernetes` None means that no cluster is watched; otherwise its services are added to `virtual_services`.
     `metrics_listen` None means that no metrics are served. Process-wide fields (service_engine, metrics_listen,
     admin_socket) take effect at start only; a reload that changes one of them is refused with the reason.
     """
@@ -350,6 +355,7 @@ class DesiredState:
     virtual_services: tuple[VirtualService, ...] = ()
     metrics_listen: Endpoint | None = DEFAULT_METRICS_LISTEN
     admin_socket: str = "/run/lbd/admin.sock"
+    kubernetes: Kubernetes | None = None
 
     @property
     def vips(self) -> tuple[str, ...]:
