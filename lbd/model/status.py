@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from lbd.model.kubernetes_status import KubernetesStatus
+
 
 class Health(StrEnum):
     """What the monitors saw; never what the operator wants (that is `AdminState`)."""
@@ -237,6 +239,8 @@ class Status:
     loop_lag_s: float
     problems: tuple[str, ...] = ()
     """Sentences about what is wrong now and who must act: failed actions with their reasons, and the like."""
+    kubernetes: KubernetesStatus | None = None
+    """None where no cluster is watched."""
 
 
 @dataclass(frozen=True, slots=True)

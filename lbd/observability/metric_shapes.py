@@ -34,6 +34,10 @@ LABELS: dict[str, tuple[str, ...]] = {
     "member": ("virtual_service", "member"),
     "udp_member": ("virtual_service", "member"),
     "monitor": ("virtual_service", "member", "monitor"),
+    "kubernetes": (),
+    "kubernetes_watch": ("resource", "namespace"),
+    "address_pool": ("address_pool", "family"),
+    "pod_routes": (),
 }
 """The labels that name an object of each scope."""
 

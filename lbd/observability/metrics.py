@@ -18,6 +18,7 @@ from lbd.model.status import (
 )
 from lbd.observability.exposition import Family, Kind, label_text
 from lbd.observability.incarnations import merged
+from lbd.observability.kubernetes_metrics import KUBERNETES_METRICS, kubernetes_scopes
 from lbd.observability.metric_shapes import Metric, Objects, infos, one, split, states
 from lbd.observability.service_metrics import SERVICE_METRICS
 
@@ -58,6 +59,7 @@ def _scopes(status: Status) -> dict[str, Objects]:
         "member": members,
         "udp_member": udp_members,
         "monitor": monitors,
+        **kubernetes_scopes(status.kubernetes),
     }
 
 
@@ -232,5 +234,6 @@ METRICS: tuple[Metric, ...] = (
     *_worker_metrics(),
     *_vip_metrics(),
     *SERVICE_METRICS,
+    *KUBERNETES_METRICS,
 )
 """Every metric that lbd makes itself; docs/reference/metrics.md says the same, and a test compares them."""

@@ -22,6 +22,7 @@ from lbd.model.status import (
     WorkerStatus,
 )
 from lbd.observability.columns import Row, align
+from lbd.observability.kubernetes_table import render_kubernetes
 from lbd.observability.words import bytes_text, count_text, duration_text, latency_text, visible, weight_text
 
 _GOOD, _BAD, _UNSURE, _DIM = "green", "bold red", "yellow", "dim"
@@ -56,6 +57,9 @@ def render(status: Status, width: int) -> Iterator[Text]:
             yield Text()
         yield from _service_lines(service)
         yield from _members(service.members, width) if service.members else _nothing("  the pool has no member")
+    if status.kubernetes is not None:
+        yield from _heading("KUBERNETES")
+        yield from render_kubernetes(status.kubernetes, width)
     yield from _heading("WORKERS")
     yield from _workers(status.workers, width) if status.workers else _nothing("no worker runs")
 

@@ -57,7 +57,8 @@ class Merge:
 
     def _in_order(self) -> Iterable[VirtualService]:
         """The cluster's services, those first that have their place already."""
-        holding, others = [], []
+        holding: list[VirtualService] = []
+        others: list[VirtualService] = []
         for service in self._cluster:
             (holding if self._holders.get(_listen(service)) == service.name else others).append(service)
         return (*holding, *others)

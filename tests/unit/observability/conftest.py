@@ -13,6 +13,15 @@ from typing import Any
 import pytest
 import structlog
 
+from lbd.model.kubernetes_status import (
+    KubernetesStatus,
+    LeaderStatus,
+    ObjectProblem,
+    PodRoutesStatus,
+    PoolUsage,
+    RuleInForce,
+    WatchStatus,
+)
 from lbd.model.status import (
     ConfigStatus,
     ConnectError,
@@ -91,6 +100,39 @@ def make_worker(index: int = 0, **changes: Any) -> WorkerStatus:
     return replace(worker, **changes)
 
 
+def make_kubernetes(**changes: Any) -> KubernetesStatus:
+    kubernetes = KubernetesStatus(
+        server="https://10.0.0.1:6443",
+        reachable=False,
+        api_error="no answer within 10 s",
+        unreachable_for_s=401.5,
+        synced=False,
+        leader=LeaderStatus(True, "se-a_1", "se-a_1", 402),
+        services=403,
+        assigned=404,
+        watches=(
+            WatchStatus("services", "", True, 405, 406.5, 407, 408),
+            WatchStatus("l4rules", "shop", False, 409, 410.5, 411, 412, "forbidden: may not list l4rules"),
+        ),
+        pools=(PoolUsage("web", 4, 51, 413), PoolUsage("web", 6, 2**64, 414)),
+        rules=(
+            RuleInForce("default/good", True, 3, 3, 2),
+            RuleInForce("default/bad", False, 5, 4, 1, "spec.lbAlgorithm: LB_ALGORITHM_FEWEST_TASKS is not supported"),
+        ),
+        object_problems=(
+            ObjectProblem(
+                "Service", "default/late", "PoolExhausted", "pool web is full: 51 of 51 addresses are in use"
+            ),
+        ),
+        writes_total=415,
+        write_conflicts_total=416,
+        write_failures_total=417,
+        requests_total=418,
+        pod_routes=PodRoutesStatus(419, "10.244.1.0/24 is somebody else's route"),
+    )
+    return replace(kubernetes, **changes)
+
+
 def make_status(**changes: Any) -> Status:
     status = Status(
         version="0.1.0",
@@ -113,6 +155,7 @@ def make_status(**changes: Any) -> Status:
         descriptors_limit=20052,
         loop_lag_s=0.0053,
         problems=("VIP 2001:db8::1 is owned by 52:54:00:00:00:01: remove it there",),
+        kubernetes=make_kubernetes(),
     )
     return replace(status, **changes)
 

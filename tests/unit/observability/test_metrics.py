@@ -137,6 +137,28 @@ EXPECTED = [
     ("lbd_member_check_latency_seconds", {**UP, "monitor": "system-tcp"}, 0.0125),
     ("lbd_member_checks_total", {**UP, "monitor": "system-tcp"}, 201),
     ("lbd_member_check_failures_total", {**UP, "monitor": "system-tcp"}, 202),
+    ("lbd_kubernetes_api_reachable", {}, 0),
+    ("lbd_kubernetes_api_unreachable_seconds", {}, 401.5),
+    ("lbd_kubernetes_synced", {}, 0),
+    ("lbd_kubernetes_leader", {}, 1),
+    ("lbd_kubernetes_leader_transitions_total", {}, 402),
+    ("lbd_kubernetes_services", {}, 403),
+    ("lbd_kubernetes_services_assigned", {}, 404),
+    ("lbd_kubernetes_rules_rejected", {}, 1),
+    ("lbd_kubernetes_object_problems", {}, 1),
+    ("lbd_kubernetes_requests_total", {}, 418),
+    ("lbd_kubernetes_writes_total", {}, 415),
+    ("lbd_kubernetes_write_conflicts_total", {}, 416),
+    ("lbd_kubernetes_write_failures_total", {}, 417),
+    ("lbd_kubernetes_watch_synced", {"resource": "services", "namespace": ""}, 1),
+    ("lbd_kubernetes_watch_synced", {"resource": "l4rules", "namespace": "shop"}, 0),
+    ("lbd_kubernetes_watch_objects", {"resource": "services", "namespace": ""}, 405),
+    ("lbd_kubernetes_watch_age_seconds", {"resource": "services", "namespace": ""}, 406.5),
+    ("lbd_kubernetes_watch_relists_total", {"resource": "services", "namespace": ""}, 407),
+    ("lbd_kubernetes_watch_errors_total", {"resource": "services", "namespace": ""}, 408),
+    ("lbd_kubernetes_address_pool_size", {"address_pool": "web", "family": "ipv4"}, 51),
+    ("lbd_kubernetes_address_pool_used", {"address_pool": "web", "family": "ipv6"}, 414),
+    ("lbd_kubernetes_pod_routes", {}, 419),
 ]
 
 
@@ -177,6 +199,10 @@ def test_every_metric_has_its_exact_value_tested() -> None:
     assert tested == {metric.name for metric in METRICS}
 
 
+def test_without_a_cluster_there_is_no_metric_of_one(make: Any) -> None:
+    assert not [name for name, _ in scrape(make.status(kubernetes=None)) if name.startswith("lbd_kubernetes")]
+
+
 def test_a_byte_counter_above_2_to_the_53_is_printed_digit_by_digit(make: Any) -> None:
     text = render(collect(make.status()), Format.TEXT).decode()
     assert f'\nlbd_virtual_service_received_bytes_total{{virtual_service="web"}} {2**53 + 1}\n' in text
@@ -200,9 +226,10 @@ def test_the_reference_lists_every_metric_with_type_labels_and_help_and_no_other
 
 def test_names_follow_the_rule_and_every_help_says_the_unit() -> None:
     units = r"second|byte|connection|attempt|descriptor|process|number|capabilit|restart|reload|error|problem|check|"
-    units += r"failure|member|announcement|datagram|flow|always 1|1 if|1 for"
+    units += r"failure|member|announcement|datagram|flow|address|object|request|write|rule|service|route|list|change|"
+    units += r"always 1|1 if|1 for"
     for metric in METRICS:
-        assert re.fullmatch(r"lbd_(process|virtual_service|member|vip|worker|config)(_[a-z]+)+", metric.name)
+        assert re.fullmatch(r"lbd_(process|virtual_service|member|vip|worker|config|kubernetes)(_[a-z]+)+", metric.name)
         assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
         assert metric.name.endswith("_info") == (metric.kind == "info"), metric.name
         assert re.search(units, metric.help, re.IGNORECASE), metric.name
