@@ -42,7 +42,7 @@ def test_who_writes_is_said(make: Any) -> None:
 
 def test_each_watch_has_its_age_and_what_is_wrong_with_it(make: Any) -> None:
     text = shown(make)
-    assert line_with(text, "  services  ").split() == ["services", "405", "6m46s", "407", "408"]
+    assert line_with(text, "  405  ").split() == ["services", "405", "6m46s", "407", "408"]
     assert line_with(text, "l4rules of shop").endswith("forbidden: may not list l4rules")
 
 
