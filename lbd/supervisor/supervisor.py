@@ -77,6 +77,9 @@ class Supervisor:
         self._data_path = data_path
         self._health = health
         self._reset_sent: set[Handle] = set()
+        self._opening: VirtualService | None = None
+        self._left: dict[str, str] = {}
+        """The services that were removed, by name: the VIPs that they were the last to use."""
         self._incarnations = itertools.count(1)
         self._revision = 0
         self._revisions: dict[int, int] = {}
@@ -165,6 +168,17 @@ class Supervisor:
                     await self._woken.wait()
             except TimeoutError:
                 pass  # time itself is the event: a deadline, a retry, a step of slow start
+
+    def holds(self, service_prefix: str) -> bool:
+        """Return whether something is left here of the services whose names begin so: one that is open, on its way in
+        or out, or a VIP that none but them has used."""
+        here = [*(state.handle for state in self.services.values()), *self.draining]
+        names = [handle.name for handle in here]
+        if self._opening is not None:
+            names.append(self._opening.name)
+        held = self.vips.states.keys() - {handle.listen.address for handle in here}
+        self._left = {name: vip for name, vip in self._left.items() if vip in held}
+        return any(name.startswith(service_prefix) for name in (*names, *self._left))
 
     async def settled(self) -> None:
         """Return when everything desired was done, or has failed and is shown with its reason."""
@@ -285,14 +299,18 @@ class Supervisor:
             log.warning("drain_deadline_passed", service=action.handle.name, listen=str(action.handle.listen))
             self._data_path.reset_connections(action.handle, "drain_timeout")
         elif isinstance(action, Remove):
-            self._data_path.remove(action.handle)
-            self._reset_sent.discard(action.handle)
-            del self.draining[action.handle]
-            log.info("service_removed", service=action.handle.name, listen=str(action.handle.listen))
+            self._remove(action.handle)
         elif isinstance(action, Claim):
             self.vips.claim(action)
         else:
             self.vips.withdraw(action)
+
+    def _remove(self, handle: Handle) -> None:
+        self._data_path.remove(handle)
+        self._reset_sent.discard(handle)
+        del self.draining[handle]
+        self._left[handle.name] = handle.listen.address
+        log.info("service_removed", service=handle.name, listen=str(handle.listen))
 
     async def _open(self, service: VirtualService, now_s: float) -> None:
         key = key_of(service)
@@ -302,7 +320,11 @@ class Supervisor:
             for member in service.pool.members
         }
         verdict = judge(service, health, {}, False, now_s)
-        await self._data_path.open(handle, service, verdict.weights, verdict.down)
+        self._opening = service
+        try:
+            await self._data_path.open(handle, service, verdict.weights, verdict.down)
+        finally:
+            self._opening = None
         self.services[key] = ServiceState(
             handle, service, self._revision + 1, first_results_by_s(service, now_s), health, verdict
         )
