@@ -1,0 +1,231 @@
+"""From all objects of a cluster to virtual services and to what the API shall say of them. Pure.
+
+What changed is noted object by object, and `settle` works off just that: a change costs what it touches, however large
+the cluster is. The Services' own status is the record of their addresses, so every service engine of a group comes to
+the same virtual services, whoever of them writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from lbd.kubernetes.allocator import Allocation, allocate
+from lbd.kubernetes.claims import is_given, is_left, is_ours
+from lbd.kubernetes.decisions import Decision, decide, decide_left
+from lbd.kubernetes.forbidden import Forbidden
+from lbd.kubernetes.objects import EndpointSlice, L4Rule, ObjectKey, Service
+from lbd.kubernetes.rule_book import RuleBook
+from lbd.kubernetes.rules import RuleVerdict
+from lbd.kubernetes.translate import Translation, translate
+from lbd.model.desired import VirtualService
+from lbd.model.kubernetes import Kubernetes
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a settling came to. `virtual_services` are all, in the order of their Services; the rest is what was looked
+    at again."""
+
+    virtual_services: tuple[VirtualService, ...]
+    decisions: tuple[Decision, ...]
+    rules: tuple[tuple[L4Rule, RuleVerdict], ...]
+    gone: tuple[ObjectKey, ...]
+    """Services that no longer exist, or are not ours and never were."""
+
+
+class Assembly:
+    """Everything that is known of the cluster. `taken` are addresses that others use here, with who does."""
+
+    def __init__(self, kubernetes: Kubernetes, taken: Mapping[str, str]) -> None:
+        self._kubernetes = kubernetes
+        self._before: Kubernetes | None = None
+        self._taken = dict(taken)
+        self._forbidden = Forbidden(taken, kubernetes.address_pools)
+        self._rules = RuleBook(kubernetes)
+        self._services: dict[ObjectKey, Service] = {}
+        self._slices: dict[ObjectKey, dict[ObjectKey, EndpointSlice]] = {}
+        """By Service, then by their own key."""
+        self._owner: dict[ObjectKey, ObjectKey] = {}
+        """The Service of each slice."""
+        self._dirty: set[ObjectKey] = set()
+        self._allocate_anew = True
+        self._holders: Counter[str] = Counter()
+        self._decided: dict[ObjectKey, Decision] = {}
+        self._translations: dict[ObjectKey, Translation] = {}
+        self.allocations: Mapping[ObjectKey, Allocation] = {}
+        self.leaving: set[ObjectKey] = set()
+        """Services that were ours, until what they had here is gone."""
+
+    @property
+    def services(self) -> Mapping[ObjectKey, Service]:
+        """All Services that are known, ours or not."""
+        return self._services
+
+    @property
+    def rules(self) -> Mapping[ObjectKey, tuple[L4Rule, RuleVerdict]]:
+        """All rules, as they were judged last."""
+        return self._rules.judged
+
+    @property
+    def decided(self) -> Mapping[ObjectKey, Decision]:
+        """What was decided last of each Service that is ours or was."""
+        return self._decided
+
+    def put_service(self, key: ObjectKey, service: Service | None) -> None:
+        """Take over a Service as it is now, None if it is gone."""
+        before = self._services.pop(key, None)
+        if service is not None:
+            self._services[key] = service
+        self._rules.named(key, service)
+        concerned = [one for one in (before, service) if one is not None and self._concerns(one)]
+        if not concerned and key not in self._decided and key not in self.leaving:
+            return  # a cluster has thousands of Services that are nobody's load balancer
+        self._dirty.add(key)
+        if before is None or service is None or not self._says_what_was_wished(before, service):
+            self._allocate_anew = True
+
+    def put_slice(self, key: ObjectKey, endpoint_slice: EndpointSlice | None) -> None:
+        """Take over an EndpointSlice as it is now, None if it is gone."""
+        owner = self._owner.pop(key, None)
+        if owner is not None:
+            self._slices[owner].pop(key, None)
+            if not self._slices[owner]:
+                del self._slices[owner]
+            self._dirty.add(owner)
+        if endpoint_slice is not None:
+            owner = ObjectKey(key.namespace, endpoint_slice.service)
+            self._owner[key] = owner
+            self._slices.setdefault(owner, {})[key] = endpoint_slice
+            self._dirty.add(owner)
+
+    def put_rule(self, key: ObjectKey, rule: L4Rule | None) -> None:
+        """Take over an L4Rule as it is now, None if it is gone."""
+        self._rules.put(key, rule)
+
+    def reconfigure(self, kubernetes: Kubernetes, taken: Mapping[str, str]) -> None:
+        """Take over a new configuration: everything is looked at again."""
+        if kubernetes == self._kubernetes and dict(taken) == self._taken:
+            return
+        self._before = self._kubernetes
+        self._kubernetes = kubernetes
+        self._taken = dict(taken)
+        self._forbidden = Forbidden(taken, kubernetes.address_pools)
+        self._rules.reconfigure(kubernetes)
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Look at everything again, and say again what is wrong: somebody listens who did not before."""
+        self._dirty.update(self._services)
+        self._allocate_anew = True
+        self._rules.repeat()
+        self._decided.clear()
+
+    def settle(self, is_released: Callable[[ObjectKey], bool]) -> Changes:
+        """Work off what has changed; `is_released` tells whether nothing of a Service is left in the data path."""
+        judged, affected = self._rules.settle()
+        self._dirty |= affected
+        if judged:
+            self._allocate_anew = True
+        if self._allocate_anew:
+            self._allocate()
+        dirty, self._dirty = self._dirty | self.leaving, set()
+        decisions: list[Decision] = []
+        gone: list[ObjectKey] = []
+        for key in sorted(dirty):
+            decision = self._look_at(key, is_released)
+            if decision is not None:
+                decisions.append(decision)
+            elif key not in self.leaving:
+                gone.append(key)
+        return Changes(self._virtual_services(), tuple(decisions), judged, tuple(gone))
+
+    def _allocate(self) -> None:
+        before = self.allocations
+        self.allocations = allocate(
+            self._services.values(), self._kubernetes, self._taken, self._rules.addresses(self._services.values())
+        )
+        self._allocate_anew = False
+        self._holders = Counter(address for one in self.allocations.values() for address in one.addresses)
+        for key in self.allocations.keys() | before.keys():
+            if self.allocations.get(key) != before.get(key):
+                self._dirty.add(key)
+
+    def _look_at(self, key: ObjectKey, is_released: Callable[[ObjectKey], bool]) -> Decision | None:
+        """Translate a Service again; return what the API shall say of it, or None if that is none of our business."""
+        service = self._services.get(key)
+        if service is not None and is_ours(service, self._kubernetes):
+            self.leaving.discard(key)
+            return self._serve(service)
+        self._translations.pop(key, None)
+        self._decided.pop(key, None)
+        if service is None or not is_left(service, self._kubernetes, self._before):
+            self.leaving.discard(key)
+            return None
+        if not is_released(key):
+            self.leaving.add(key)
+            return None
+        self.leaving.discard(key)
+        return decide_left(service)
+
+    def _serve(self, service: Service) -> Decision:
+        key = service.key
+        allocation = self.allocations.get(key, Allocation())
+        held = replace(service, ingress=tuple(filter(self._is_held_by(service, allocation), service.ingress)))
+        rule = self._rules.of(service)
+        slices = self._slices.get(key, {})
+        translation = translate(
+            held, [slices[one] for one in sorted(slices)], rule.policy, self._kubernetes, self._forbidden
+        )
+        self._translations[key] = _with_old_objects(translation, self._translations.get(key))
+        decision = decide(service, allocation, translation.problems, rule, self._decided.get(key))
+        self._decided[key] = decision
+        return decision
+
+    def _concerns(self, service: Service) -> bool:
+        return is_ours(service, self._kubernetes) or is_left(service, self._kubernetes, self._before)
+
+    def _says_what_was_wished(self, before: Service, now: Service) -> bool:
+        """Tell whether nothing but the record of a Service has changed, and to what was allocated to it."""
+        allocation = self.allocations.get(now.key, Allocation())
+        if now.ingress != allocation.addresses:
+            return False
+        with_record = replace(
+            before,
+            resource_version=now.resource_version,
+            ingress=now.ingress,
+            conditions=now.conditions,
+            finalizers=now.finalizers,
+        )
+        return with_record == now
+
+    def _is_held_by(self, service: Service, allocation: Allocation) -> Callable[[str], bool]:
+        """Tell of an address in the status whether to serve it: it was given, or is about to be moved to another."""
+        given = is_given(service)
+
+        def is_held(address: str) -> bool:
+            if address in allocation.addresses:
+                return True
+            return given and not self._holders[address] and address not in self._taken
+
+        return is_held
+
+    def _virtual_services(self) -> tuple[VirtualService, ...]:
+        return tuple(
+            service for key in sorted(self._translations) for service in self._translations[key].virtual_services
+        )
+
+
+def _with_old_objects(new: Translation, old: Translation | None) -> Translation:
+    """Keep the objects of virtual services that did not change: who compares them then is done at once."""
+    if old is None:
+        return new
+    before = {service.name: service for service in old.virtual_services}
+    return replace(
+        new, virtual_services=tuple(_same(service, before.get(service.name)) for service in new.virtual_services)
+    )
+
+
+def _same(new: VirtualService, old: VirtualService | None) -> VirtualService:
+    return old if old is not None and old == new else new
