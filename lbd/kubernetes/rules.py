@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbd.kubernetes.objects import L4Rule, RuleStatus
+from lbd.kubernetes.rule_fields import read_spec
 from lbd.kubernetes.rule_policy import RulePolicy
+from lbd.kubernetes.rule_profiles import Catalog
+from lbd.kubernetes.rule_reading import joined
 from lbd.model.kubernetes import Kubernetes
 
 ACCEPTED, REJECTED = "Accepted", "Rejected"
@@ -48,4 +51,37 @@ def judge_rule(rule: L4Rule, kubernetes: Kubernetes, remembered: Accepted | None
 
     What the rule's own status says was accepted counts too: the later generation of the two is in force.
     """
-    raise NotImplementedError
+    catalog = Catalog(kubernetes)
+    policy, errors = read_spec(rule.spec, catalog)
+    if not errors:
+        now = Accepted(rule.generation, rule.spec)
+        status = RuleStatus(ACCEPTED, "", rule.generation, rule.generation, rule.spec)
+        return RuleVerdict(True, "", policy, rule.generation, now, status)
+    return _rejected(rule, joined(errors), catalog, _last_accepted(rule, remembered))
+
+
+def _last_accepted(rule: L4Rule, remembered: Accepted | None) -> Accepted | None:
+    """Return what was accepted last. A generation that the rule has not reached is that of another object."""
+    found = [remembered] if remembered is not None else []
+    if rule.status.accepted_spec is not None and rule.status.accepted_generation > 0:
+        found.append(Accepted(rule.status.accepted_generation, rule.status.accepted_spec))
+    return max(
+        (one for one in found if one.generation <= rule.generation), key=lambda one: one.generation, default=None
+    )
+
+
+def _rejected(rule: L4Rule, error: str, catalog: Catalog, last: Accepted | None) -> RuleVerdict:
+    if last is None:
+        status = RuleStatus(REJECTED, f"{error}; no generation of this rule is in force", rule.generation)
+        return RuleVerdict(False, error, None, 0, None, status)
+    policy, errors = read_spec(last.spec, catalog)
+    found = f"generation {last.generation}, which was accepted,"
+    if not errors:
+        instead = f"{found} stays in force"
+    elif joined(errors) == error:
+        instead = f"{found} can't stay in force for the same reason"
+    else:
+        instead = f"{found} can't stay in force: {errors[0]}"
+    # What was accepted stays on record even so: it is in force again as soon as its references resolve again.
+    status = RuleStatus(REJECTED, f"{error}; {instead}", rule.generation, last.generation, last.spec)
+    return RuleVerdict(False, error, None if errors else policy, 0 if errors else last.generation, last, status)
