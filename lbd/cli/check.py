@@ -39,12 +39,14 @@ def command(files: tuple[Path, ...]) -> None:
 def summary(files: int, desired: DesiredState) -> str:
     """Return what was found, as one line."""
     members = sum(len(service.pool.members) for service in desired.virtual_services)
-    counted = (
+    counted = [
         _count(files, "file"),
         _count(len(desired.virtual_services), "virtual service"),
         _count(members, "member"),
         _count(len(desired.vips), "VIP"),
-    )
+    ]
+    if desired.kubernetes is not None:
+        counted.append(_count(len(desired.kubernetes.address_pools), "address pool"))
     return f"ok: {', '.join(counted)}"
 
 

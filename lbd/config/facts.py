@@ -119,6 +119,10 @@ class Facts:
     services: tuple[ServiceFacts, ...]
     monitors: dict[str, Cursor]
     """By name; the first one of each."""
+    address_pools: dict[str, Cursor]
+    """By name; the first one of each."""
+    profiles: dict[str, Cursor]
+    """By name; the first one of each."""
     allow_loopback: bool
 
     def sections(self, *keys: str) -> Iterator[Cursor]:
@@ -131,17 +135,31 @@ class Facts:
 
 def gather(files: tuple[Cursor, ...], complete: bool, allow_loopback: bool) -> Facts:
     """Return what can be known of the files. A file's own `allow_loopback: true` counts for all of them."""
-    monitors: dict[str, Cursor] = {}
     services: list[ServiceFacts] = []
     for file in files:
-        section = file.at("health_monitors")
-        for name, cursor in section.entries() if section else ():
-            monitors.setdefault(name, cursor)
         section = file.at("virtual_services")
         services.extend(_service(cursor) for cursor in (section.items() if section else ()))
         switch = file.at("service_engine", "allow_loopback")
         allow_loopback = allow_loopback or (switch is not None and switch.read(scalars.flag) is True)
-    return Facts(files, complete, tuple(services), monitors, allow_loopback)
+    return Facts(
+        files,
+        complete,
+        tuple(services),
+        monitors=_named(files, "health_monitors"),
+        address_pools=_named(files, "address_pools"),
+        profiles=_named(files, "profiles"),
+        allow_loopback=allow_loopback,
+    )
+
+
+def _named(files: tuple[Cursor, ...], key: str) -> dict[str, Cursor]:
+    """Return what the files define in the mapping under `key`, the first one of each name."""
+    first: dict[str, Cursor] = {}
+    for file in files:
+        section = file.at(key)
+        for name, cursor in section.entries() if section else ():
+            first.setdefault(name, cursor)
+    return first
 
 
 def _service(cursor: Cursor) -> ServiceFacts:

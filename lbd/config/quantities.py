@@ -25,17 +25,17 @@ _THROUGHPUT = re.compile(r"([0-9]{1,12})(bps|kbps|Mbps|Gbps)")
 _UNIT_BPS = {"bps": 1, "kbps": 1000, "Mbps": 1_000_000, "Gbps": 1_000_000_000}
 
 
-def duration(low: str, high: str, *, off: bool = False) -> Callable[[object], float]:
+def duration(low: str, high: str, *, off: bool = False, zero: str = "off") -> Callable[[object], float]:
     """Return a reader of durations such as `250ms`, `2s`, `10m`, `1h` and `1m30s`, in seconds, from `low` to `high`.
 
-    With `off`, it takes `0s` too.
+    With `off`, it takes `0s` too; `zero` is what the message says that it stands for.
     """
     low_s, high_s = _seconds(low), _seconds(high)
 
     def read(value: object) -> float:
         value_s = _seconds(value)
         if value_s < low_s and not (off and value_s == 0):
-            raise ValueError(f"{show(value)} is too short (at least {low}{', or 0s for off' if off else ''})")
+            raise ValueError(f"{show(value)} is too short (at least {low}{f', or 0s for {zero}' if off else ''})")
         if value_s > high_s:
             raise ValueError(f"{show(value)} is too long (at most {high})")
         return value_s

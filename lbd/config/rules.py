@@ -1,7 +1,7 @@
 """What must hold between values: each rule takes the facts and yields its errors. `RULES` is all of them.
 
 Here are the rules about the process, and about addresses and names over all virtual services; those about monitors,
-single services and pools are in modules of their own.
+single services, pools, and what is there for Kubernetes are in modules of their own.
 """
 
 from __future__ import annotations
@@ -9,10 +9,19 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 
-from lbd.config import rules_monitors, rules_pools, rules_services, scalars
+from lbd.config import (
+    rules_address_pools,
+    rules_kubernetes,
+    rules_monitors,
+    rules_pools,
+    rules_profiles,
+    rules_services,
+    scalars,
+)
 from lbd.config.errors import ConfigError, Place, show
 from lbd.config.facts import Cursor, Facts, ServiceFacts
 from lbd.config.tree import Sequence
+from lbd.config.unusable import why_unusable
 from lbd.model.address import Endpoint
 from lbd.model.desired import DEFAULT_METRICS_LISTEN, Protocol
 
@@ -25,7 +34,7 @@ _IPV6_LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 
 def one_file_only(facts: Facts) -> Iterator[ConfigError]:
     """What holds for the whole process stands in one file."""
-    for key in ("service_engine", "metrics", "admin"):
+    for key in ("service_engine", "metrics", "admin", "kubernetes"):
         sections = list(facts.sections(key))
         for other in sections[1:]:
             at = sections[0].key_place.position
@@ -34,9 +43,11 @@ def one_file_only(facts: Facts) -> Iterator[ConfigError]:
 
 def interface_for_services(facts: Facts) -> Iterator[ConfigError]:
     """A VIP needs an interface to be added to."""
-    if not (facts.complete and facts.services) or any(facts.sections("service_engine", "frontend_interface")):
+    is_needed = facts.services or any(facts.sections("kubernetes"))
+    if not (facts.complete and is_needed) or any(facts.sections("service_engine", "frontend_interface")):
         return
-    message = "is required as soon as there is a virtual service: VIPs are added to this interface"
+    cause = "as soon as there is a virtual service" if facts.services else "with kubernetes"
+    message = f"is required {cause}: VIPs are added to this interface"
     for engine in facts.sections("service_engine"):
         yield engine.place.error(message, "frontend_interface")
         return
@@ -158,25 +169,6 @@ def _members_of(service: ServiceFacts, vips: dict[str, ServiceFacts], allow_loop
             )
 
 
-def why_unusable(address: str, allow_loopback: bool) -> str | None:
-    """Return why an address in canonical form can be neither VIP nor member, as `a loopback address`, or None.
-
-    The kinds are those of RFC 6890 that no other machine can have: 240.0.0.0/4 is not among them, Pods do use it.
-    """
-    parsed = ipaddress.ip_address(address)
-    if parsed.is_unspecified:
-        return "the unspecified address"
-    if parsed.is_loopback:
-        return None if allow_loopback else "a loopback address"
-    if parsed.is_link_local:
-        return "a link-local address"
-    if parsed.is_multicast:
-        return "a multicast address"
-    if address == "255.255.255.255":
-        return "the broadcast address"
-    return "an address of 0.0.0.0/8 (this network)" if address.startswith("0.") else None
-
-
 def sizes(facts: Facts) -> Iterator[ConfigError]:
     """The counters have room for so many services and members."""
     if len(facts.services) > MAX_SERVICES:
@@ -202,4 +194,7 @@ RULES: tuple[Callable[[Facts], Iterable[ConfigError]], ...] = (
     *rules_monitors.RULES,
     *rules_services.RULES,
     *rules_pools.RULES,
+    *rules_kubernetes.RULES,
+    *rules_address_pools.RULES,
+    *rules_profiles.RULES,
 )

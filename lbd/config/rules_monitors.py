@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from lbd.config import quantities, scalars
-from lbd.config.errors import ConfigError, Place, show
+from lbd.config import judging, quantities, scalars
+from lbd.config.errors import ConfigError, show
 from lbd.config.facts import Cursor, Facts
-from lbd.config.schema import MonitorShape
+from lbd.config.shapes import MonitorShape
 from lbd.config.tree import Sequence
 from lbd.model.desired import SYSTEM_MONITORS, MonitorType
 
@@ -31,22 +31,13 @@ def monitor_definitions(facts: Facts) -> Iterator[ConfigError]:
     """Each monitor has a name of its own, and only keys that mean something for its type."""
     for section in facts.sections("health_monitors"):
         for name, monitor in section.entries():
-            first = facts.monitors[name]
-            if first.key_place != monitor.key_place:
-                yield monitor.key_place.error(f"is already defined at {first.key_place.position}")
+            yield from judging.defined_once(facts.monitors, name, monitor)
             if name.startswith(RESERVED_PREFIX):
                 yield monitor.key_place.error(f"names that begin with {RESERVED_PREFIX} are those of built-in monitors")
             else:
-                yield from _refusal(monitor.key_place, scalars.name, name)
+                yield from judging.refusal(monitor.key_place, scalars.name, name)
             yield from _monitor_keys(monitor)
             yield from _monitor_values(monitor)
-
-
-def _refusal(place: Place, reader: Callable[[object], object], value: object) -> Iterator[ConfigError]:
-    try:
-        reader(value)
-    except ValueError as error:
-        yield place.error(str(error))
 
 
 def _monitor_keys(monitor: Cursor) -> Iterator[ConfigError]:
@@ -56,7 +47,9 @@ def _monitor_keys(monitor: Cursor) -> Iterator[ConfigError]:
     for key, cursor in monitor.entries():
         owners = [str(owner) for owner, keys in MONITOR_KEYS.items() if key in keys]
         if owners and kind not in owners:
-            yield cursor.key_place.error(f"belongs to {_and(owners)} monitors, and this one is of type {kind}")
+            yield cursor.key_place.error(
+                f"belongs to {judging.and_words(owners)} monitors, and this one is of type {kind}"
+            )
 
 
 def _monitor_values(monitor: Cursor) -> Iterator[ConfigError]:
@@ -78,10 +71,6 @@ def _monitor_values(monitor: Cursor) -> Iterator[ConfigError]:
 
 
 _duration = quantities.duration("0s", "100000h")
-
-
-def _and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def monitors_of_pools(facts: Facts) -> Iterator[ConfigError]:

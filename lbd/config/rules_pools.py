@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from lbd.config import quantities, scalars
 from lbd.config.errors import ConfigError
 from lbd.config.facts import Facts, ServiceFacts
-from lbd.config.schema import OutlierDetectionShape
+from lbd.config.shapes import OutlierDetectionShape
 from lbd.model.desired import AdminState, Algorithm, Protocol
 
 _HASH_KEYS = ("hash", "max_load")

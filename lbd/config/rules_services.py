@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from lbd.config import quantities, scalars
-from lbd.config.errors import ConfigError, Place
+from lbd.config import judging, quantities, scalars
+from lbd.config.errors import ConfigError
 from lbd.config.facts import Cursor, Facts, ServiceFacts
-from lbd.config.schema import UdpShape
-from lbd.config.tree import Mapping, Sequence
+from lbd.config.shapes import UdpShape
+from lbd.config.tree import Mapping
 from lbd.model.address import family_of
 from lbd.model.desired import OnLimit, Protocol, ProxyProtocol, Source
 
@@ -22,6 +22,7 @@ OWN_KEYS: dict[Protocol, tuple[tuple[str, ...], ...]] = {
         ("accept_proxy_protocol",),
         ("keepalive",),
         *(("limits", key) for key in _QUEUE_KEYS),
+        ("client_logs", "slow_connect"),
         ("timeouts", "connect"),
         ("timeouts", "client_half_closed"),
         ("timeouts", "member_half_closed"),
@@ -85,7 +86,7 @@ def limits(facts: Facts) -> Iterator[ConfigError]:
             yield from _queue(section)
         else:
             yield from _flows(service, section)
-        yield from _limits_of_a_client(section)
+        yield from limits_of_a_client(section)
 
 
 def _queue(section: Cursor) -> Iterator[ConfigError]:
@@ -109,7 +110,8 @@ def _flows(service: ServiceFacts, section: Cursor) -> Iterator[ConfigError]:
         yield most.place.error(f"{count} can't be reached: there are at most {flows} flows (udp.max_flows)")
 
 
-def _limits_of_a_client(section: Cursor) -> Iterator[ConfigError]:
+def limits_of_a_client(section: Cursor) -> Iterator[ConfigError]:
+    """What one client may have is not more than what all of them may have together."""
     readers: tuple[tuple[str, Callable[[object], float]], ...] = (
         ("max_connections", scalars.connections),
         ("connection_rate", quantities.rate),
@@ -127,38 +129,36 @@ def _limits_of_a_client(section: Cursor) -> Iterator[ConfigError]:
 def lifetimes(facts: Facts) -> Iterator[ConfigError]:
     """A jitter is that of a lifetime."""
     for service in facts.services:
-        jitter, lifetime = (service.cursor.at("timeouts", key) for key in ("lifetime_jitter", "lifetime"))
-        if jitter is None or service.protocol is not Protocol.TCP:
-            continue
-        if lifetime is None or lifetime.read(_read_lifetime) == 0:
-            yield jitter.key_place.error("needs a lifetime: without it there is nothing to shift")
+        if service.protocol is Protocol.TCP:
+            yield from jitter_of(service.cursor)
+
+
+def jitter_of(section: Cursor) -> Iterator[ConfigError]:
+    """The `timeouts` of a section have no jitter without a lifetime."""
+    jitter, lifetime = (section.at("timeouts", key) for key in ("lifetime_jitter", "lifetime"))
+    if jitter is not None and (lifetime is None or lifetime.read(_read_lifetime) == 0):
+        yield jitter.key_place.error("needs a lifetime: without it there is nothing to shift")
 
 
 def keepalive_sides(facts: Facts) -> Iterator[ConfigError]:
     """Keep-alive is toward somebody."""
     for service in facts.services:
-        keepalive = service.cursor.at("keepalive")
-        if keepalive is not None and isinstance(keepalive.node, Mapping) and not keepalive.node.entries:
-            yield keepalive.place.error("is empty: write client: {}, member: {} or both, or remove the key")
+        yield from sides_of(service.cursor)
+
+
+def sides_of(section: Cursor) -> Iterator[ConfigError]:
+    """The `keepalive` of a section has a side."""
+    keepalive = section.at("keepalive")
+    if keepalive is not None and isinstance(keepalive.node, Mapping) and not keepalive.node.entries:
+        yield keepalive.place.error("is empty: write client: {}, member: {} or both, or remove the key")
 
 
 def networks(facts: Facts) -> Iterator[ConfigError]:
     """A list of networks has some, each once: an empty one could be read as everybody or as nobody."""
     for service in facts.services:
         for key, without in (("source_ranges", "everybody is served"), ("accept_proxy_protocol", "no header is read")):
-            section = service.cursor.at(key)
-            if section is None:
-                continue
-            if isinstance(section.node, Sequence) and not section.node.items:
-                yield section.place.error(f"is empty: name a network, or remove the key ({without} then)")
-            first: dict[str, Place] = {}
-            for cursor in section.items():
-                network = cursor.read(scalars.network)
-                if network is None:
-                    continue
-                if network in first:
-                    yield cursor.place.error(f"{network} is already in this list, at {first[network].position}")
-                first.setdefault(network, cursor.place)
+            empty = f"name a network, or remove the key ({without} then)"
+            yield from judging.each_once(service.cursor.at(key), scalars.network, empty=empty)
 
 
 def transparent_members(facts: Facts) -> Iterator[ConfigError]:

@@ -98,6 +98,7 @@ ipv6_prefix = whole_number(1, 128, "an IPv6 prefix length")
 probes = whole_number(1, 127, "a number of probes")
 responses = whole_number(0, 65535, "a number of responses")
 flows = whole_number(1, 1_000_000, "a number of flows")
+throttle = whole_number(0, 65535, "a number of log lines a second")
 _fixed_workers = whole_number(1, 64, "a number of workers")
 _status = whole_number(100, 599, "an HTTP status")
 

@@ -146,15 +146,6 @@ virtual_services:
     ),
     "the whole file is a word": ("hello\n", ['lbd.yaml:1:1: must be a mapping, not "hello"']),
     "the whole file is a list": ("- a\n", ["lbd.yaml:1:1: must be a mapping, not a list"]),
-    "keys of later versions": (
-        "kubernetes: {}\n" + ENGINE + "virtual_services:\n- name: web\n  vip: 10.0.0.1\n  port: 80\n"
-        "  pool: {kubernetes: {service: web}, members: [{address: 10.1.0.1, port: 80}]}\n",
-        [
-            "lbd.yaml:1:1: kubernetes: is an unknown key: members from Kubernetes are not supported by this version",
-            "lbd.yaml:7:10: virtual_services[0].pool.kubernetes: is an unknown key: "
-            "members from Kubernetes are not supported by this version",
-        ],
-    ),
     "an unknown key that resembles none": (
         "admin: {zzz: 1}\n",
         ["lbd.yaml:1:9: admin.zzz: is an unknown key; known here: socket"],

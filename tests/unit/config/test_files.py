@@ -141,9 +141,9 @@ def test_what_files_may_not_share_is_an_error_with_both_places(errors_of):
 def test_errors_come_file_by_file_as_given(errors_of):
     assert errors_of({"z.yaml": "a: 1\n", "a.yaml": "b: 1\n"}) == [
         "z.yaml:1:1: a: is an unknown key; known here: "
-        "service_engine, metrics, admin, health_monitors, virtual_services",
+        "service_engine, metrics, admin, health_monitors, virtual_services, kubernetes, address_pools, profiles",
         "a.yaml:1:1: b: is an unknown key; known here: "
-        "service_engine, metrics, admin, health_monitors, virtual_services",
+        "service_engine, metrics, admin, health_monitors, virtual_services, kubernetes, address_pools, profiles",
     ]
 
 

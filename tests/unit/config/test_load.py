@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -12,9 +13,12 @@ import pytest
 from pydantic import BaseModel
 
 from lbd.config import load, loader
+from lbd.config.kubernetes_scalars import ProfileType
 from lbd.config.rules_monitors import MONITOR_KEYS
-from lbd.config.schema import (
-    FileShape,
+from lbd.config.rules_profiles import PROFILE_KEYS
+from lbd.config.schema import FileShape
+from lbd.config.shapes import (
+    ClientLogsShape,
     KeepaliveShape,
     LimitsShape,
     MemberShape,
@@ -25,6 +29,7 @@ from lbd.config.schema import (
     UdpShape,
     VirtualServiceShape,
 )
+from lbd.config.shapes_kubernetes import ProfileShape
 from lbd.config.tree import parse, plain
 from lbd.model.address import Endpoint
 from lbd.model.desired import (
@@ -34,6 +39,7 @@ from lbd.model.desired import (
     Algorithm,
     DesiredState,
     HealthMonitor,
+    Keepalive,
     Member,
     MonitorType,
     OnAllDown,
@@ -43,9 +49,20 @@ from lbd.model.desired import (
     Timeouts,
     VirtualService,
 )
+from lbd.model.kubernetes import (
+    SYSTEM_PROFILES,
+    AddressPool,
+    AnalyticsProfile,
+    ApplicationProfile,
+    Kubernetes,
+    NetworkProfile,
+    NetworkSecurityPolicy,
+    PersistenceProfile,
+)
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "config" / "lbd.yaml"
+KUBERNETES = ROOT / "config" / "kubernetes.yaml"
 REFERENCE = ROOT / "docs" / "reference" / "configuration.md"
 
 EVERYTHING = """\
@@ -224,14 +241,24 @@ def test_example_is_accepted():
     ]
 
 
-def test_example_with_its_commented_keys_is_accepted_and_shows_every_key(tmp_path):
-    # A commented key is `# key: value`: two blanks more would be prose.
-    full = re.sub(r"(?m)^( +)# ([a-z_]+: )", r"\1\2", EXAMPLE.read_text())
-    path = tmp_path / "lbd.yaml"
-    path.write_text(full)
-    load([path], 1)
-    root, _errors = parse(full, "lbd.yaml")
-    shown = shown_keys(plain(root), ())
+def test_examples_are_accepted_together():
+    desired = load([EXAMPLE, KUBERNETES], 1)
+    assert desired.kubernetes is not None
+    assert [pool.name for pool in desired.kubernetes.address_pools] == ["frontend"]
+
+
+def test_examples_with_their_commented_keys_are_accepted_and_show_every_key(tmp_path):
+    paths, shown = [], set()
+    for example in (EXAMPLE, KUBERNETES):
+        # A commented key is `# key: value`: two blanks more would be prose.
+        full = re.sub(r"(?m)^( +)# ([a-z_]+: )", r"\1\2", example.read_text())
+        assert full != example.read_text()
+        path = tmp_path / example.name
+        path.write_text(full)
+        paths.append(path)
+        root, _errors = parse(full, example.name)
+        shown |= shown_keys(plain(root), ())
+    load(paths, 1)
     assert keys_of(FileShape) - shown == set()
 
 
@@ -239,12 +266,32 @@ def shown_keys(value: object, path: tuple[str | int, ...]) -> set[tuple[str | in
     found: set[tuple[str | int, ...]] = set()
     if isinstance(value, dict):
         for key, below in value.items():
-            part = "*" if path == ("health_monitors",) else key
+            part = "*" if path in (("health_monitors",), ("address_pools",), ("profiles",)) else key
             found |= {(*path, part)} | shown_keys(below, (*path, part))
     elif isinstance(value, list):
         for item in value:
             found |= shown_keys(item, (*path, 0))
     return found
+
+
+def test_values_in_the_example_of_a_cluster_are_the_models_defaults_where_it_says_so():
+    cluster = load([EXAMPLE, KUBERNETES], 1).kubernetes
+    assert cluster is not None
+    pool, profiles = cluster.address_pools[0], cluster.profiles[len(SYSTEM_PROFILES) :]
+    assert replace(cluster, pod_routes=False) == Kubernetes(
+        "/etc/lbd/kubeconfig",
+        address_pools=cluster.address_pools,
+        profiles=cluster.profiles,
+        health_monitors=cluster.health_monitors,
+    )
+    assert pool == AddressPool("frontend", pool.ranges)
+    assert profiles == (
+        PersistenceProfile("Sticky"),
+        ApplicationProfile("Custom-L4-Application-Profile"),
+        NetworkProfile("patient", client_keepalive=Keepalive(), member_keepalive=Keepalive()),
+        AnalyticsProfile("custom-analytics"),
+        NetworkSecurityPolicy("office", ("10.0.0.0/8", "2001:db8::/32")),
+    )
 
 
 def test_values_in_the_example_are_the_defaults_where_it_says_so():
@@ -267,6 +314,7 @@ def test_values_in_the_example_are_the_defaults_where_it_says_so():
     shop, dns = shape.virtual_services[1], shape.virtual_services[3]
     assert shop.limits == LimitsShape(max_connections=10000, on_limit="queue")
     assert shop.keepalive == KeepaliveShape()
+    assert shop.client_logs == ClientLogsShape()
     assert shop.pool.persistence == PersistenceShape(type="client_ip")
     assert shop.pool.outlier_detection == OutlierDetectionShape()
     assert dns.udp == UdpShape(responses=1)
@@ -291,6 +339,11 @@ def test_reference_has_exactly_a_row_for_every_key_of_each_section():
     for path in keys_of(FileShape):
         wanted.setdefault(heading_of(path[:-1]), set()).add(str(path[-1]))
     assert rows == wanted
+
+
+def test_every_key_of_a_profile_belongs_to_a_type():
+    assert set().union(*PROFILE_KEYS.values()) == set(ProfileShape.model_fields)
+    assert set(PROFILE_KEYS) == set(ProfileType)
 
 
 def test_every_key_of_a_monitor_belongs_to_a_type():
