@@ -1,4 +1,4 @@
-"""Puts the tests of tests/lab into a sandbox of their own, and runs all others as they are.
+"""Puts the tests of tests/lab and tests/kubernetes into a sandbox of their own, and runs all others as they are.
 
 So `pytest`, `pytest tests/lab/...` and `make test` work without setting anything up, as root and as an ordinary user,
 and pytest-xdist's workers share the one sandbox. A run that includes both kinds is two: first the others, as whoever
@@ -20,23 +20,26 @@ import pytest
 
 from lbd.cli.demo import sandbox
 
-LAB = Path(__file__).resolve().parent / "lab"
+HERE = Path(__file__).resolve().parent
+SANDBOXED = (HERE / "lab", HERE / "kubernetes")
+"""The folders whose tests need a sandbox; all of them are meant by "the lab" below."""
 
 
 def split(config: pytest.Config) -> tuple[list[str], list[str]]:
     """Return the run's arguments that mean tests outside of the lab, and those that mean tests of the lab.
 
-    A folder above the lab is among both.
+    A folder above the lab is among both, unless the lab is ignored.
     """
+    ignored = [Path(config.invocation_params.dir, path).resolve() for path in config.option.ignore or []]
+    folders = [folder for folder in SANDBOXED if folder not in ignored]
     others, lab = [], []
     for argument in config.args:
         path = Path(config.invocation_params.dir, argument.partition("::")[0]).resolve()
-        if path == LAB or LAB in path.parents:
+        if any(path == folder or folder in path.parents for folder in SANDBOXED):
             lab.append(argument)
         else:
             others.append(argument)
-            if path in LAB.parents:
-                lab.append(str(LAB))
+            lab += [str(folder) for folder in folders if path in folder.parents]
     return others, lab
 
 
@@ -59,15 +62,15 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Run the same pytest without the lab's tests, and then them in a sandbox; None where no sandbox is needed."""
     option = config.option
     others, lab = split(config)
-    as_it_is = sandbox.inside() or option.collectonly or option.help or option.version
-    if as_it_is or not lab or f"--ignore={LAB}" in config.invocation_params.args:
+    if sandbox.inside() or option.collectonly or option.help or option.version or not lab:
         return None
     if sandbox.why_unavailable() is not None:
-        return None  # tests/lab/conftest.py says it, test by test
+        return None  # the fixture `sandboxed` says it, test by test
     given = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+    ignoring = [f"--ignore={folder}" for folder in SANDBOXED]
     pytest_again = [sys.executable, "-m", "pytest"]
     pytest_again += [argument for argument in config.invocation_params.args if argument not in given]
-    statuses = [subprocess.call([*pytest_again, f"--ignore={LAB}", *others])] if others else []
+    statuses = [subprocess.call([*pytest_again, *ignoring, *others])] if others else []
     for arguments in lab_runs(config, lab):
         if pytest.ExitCode.INTERRUPTED in statuses or (option.maxfail and pytest.ExitCode.TESTS_FAILED in statuses):
             break

@@ -30,7 +30,7 @@ METRICS_LISTEN = "127.0.0.1:9407"
 
 Config = Mapping[str, Any] | str
 DaemonFactory = Callable[..., "Daemon"]
-"""The `daemon` fixture: `daemon(config, form="auto", workers=2, start=True, prefix=(), **environment)`."""
+"""The `daemon` fixture: `daemon(config, form="auto", workers=2, start=True, prefix=(), in_lab=None, **environment)`."""
 
 
 class LogRecords:
