@@ -12,14 +12,15 @@ import structlog
 
 from lbd.config import ConfigErrors, load
 from lbd.model.desired import DesiredState
+from lbd.model.kubernetes import Kubernetes
 from lbd.model.status import ConfigStatus, ReloadResult
 from lbd.supervisor.transparent_members import is_transparent
 
 log = structlog.get_logger(__name__)
 
 _FIRST_TRANSPARENT = (
-    "source: transparent: the first service with it needs a restart of the daemon, whose workers have given up "
-    "the capability for it (CAP_NET_RAW)"
+    "source: transparent: the first service or profile with it needs a restart of the daemon, whose workers have "
+    "given up the capability for it (CAP_NET_RAW)"
 )
 
 
@@ -112,12 +113,43 @@ def _changes_that_need_a_restart(old: DesiredState, new: DesiredState) -> list[s
         ("metrics.listen", old.metrics_listen, new.metrics_listen),
         ("admin.socket", old.admin_socket, new.admin_socket),
     ]
-    return [
+    sentences: list[str] = []
+    if old.kubernetes is not None and new.kubernetes is not None:
+        settings = zip(_settings_of(old.kubernetes), _settings_of(new.kubernetes), strict=True)
+        pairs += [(key, was, wanted) for (key, was), (_key, wanted) in settings]
+    elif old.kubernetes is not new.kubernetes:
+        verb = "adding" if old.kubernetes is None else "removing"
+        sentences.append(f"kubernetes: {verb} it needs a restart of the daemon")
+    sentences[:0] = [
         f"{key}: changing {was} to {wanted} needs a restart of the daemon"
         for key, was, wanted in pairs
         if was != wanted
     ]
+    return sentences
 
 
-def _words(addresses: Sequence[str]) -> str:
-    return " and ".join(sorted(addresses)) or "none"
+def _settings_of(cluster: Kubernetes) -> list[tuple[str, object]]:
+    """Return what of a cluster is fixed while it is watched, as it is shown; the rest of it may change."""
+    lease = cluster.lease
+    settings = [
+        ("kubeconfig", cluster.kubeconfig or "in_cluster: true"),
+        ("context", cluster.context or "the current one"),
+        ("load_balancer_class", cluster.load_balancer_class),
+        ("default_class", str(cluster.default_class).lower()),
+        ("namespaces", _words(cluster.namespaces, "all")),
+        ("pod_routes", str(cluster.pod_routes).lower()),
+        ("backend_interface", cluster.backend_interface or "none"),
+        ("resync", f"{cluster.resync_s:.10g}s"),
+        ("request_timeout", f"{cluster.request_timeout_s:.10g}s"),
+        ("watch_timeout", f"{cluster.watch_timeout_s:.10g}s"),
+        ("lease.namespace", lease.namespace),
+        ("lease.name", lease.name),
+        ("lease.duration", f"{lease.duration_s:.10g}s"),
+        ("lease.renew_deadline", f"{lease.renew_deadline_s:.10g}s"),
+        ("lease.retry", f"{lease.retry_s:.10g}s"),
+    ]
+    return [(f"kubernetes.{key}", shown) for key, shown in settings]
+
+
+def _words(words: Sequence[str], empty: str = "none") -> str:
+    return " and ".join(sorted(words)) or empty

@@ -7,6 +7,7 @@ from typing import Protocol as Interface
 
 from lbd.model.address import Endpoint
 from lbd.model.desired import DesiredState, Protocol, Source, VirtualService
+from lbd.model.kubernetes import ApplicationProfile
 from lbd.supervisor.seams import Handle
 
 Members = frozenset[tuple[Protocol, Endpoint]]
@@ -30,8 +31,12 @@ def members_of(service: VirtualService) -> Members:
 
 
 def is_transparent(desired: DesiredState) -> bool:
-    """Return whether any service hides this machine from its members: workers need CAP_NET_RAW then."""
-    return any(service.source is Source.TRANSPARENT for service in desired.virtual_services)
+    """Return whether any service hides this machine from its members, or a rule may ask for it at any time by naming
+    a profile: workers need CAP_NET_RAW then."""
+    profiles = desired.kubernetes.profiles if desired.kubernetes else ()
+    return any(service.source is Source.TRANSPARENT for service in desired.virtual_services) or any(
+        isinstance(profile, ApplicationProfile) and profile.source is Source.TRANSPARENT for profile in profiles
+    )
 
 
 def desired_members(desired: DesiredState) -> Members:
