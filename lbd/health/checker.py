@@ -90,14 +90,22 @@ class HealthChecker:
         Raises:
             ValueError: a member has no monitor, or two of one name; nothing was changed.
         """
+        self.change_targets(targets, [key for key in self._targets if key not in targets])
+
+    def change_targets(
+        self, targets: Mapping[MemberKey, tuple[HealthMonitor, ...]], gone: Collection[MemberKey] = ()
+    ) -> None:
+        """Check `targets` from now on as said here, `gone` no more, and all others as before. Who is checked so already
+        goes on undisturbed; who is not checked at all cannot be gone.
+
+        Raises:
+            ValueError: a member has no monitor, or two of one name; nothing was changed.
+        """
         for monitors in {id(monitors): monitors for monitors in targets.values()}.values():  # pools share theirs
             check_monitors(monitors)
         now_s = self._clock()
-        for key in [key for key in self._targets if key not in targets]:
-            gone = self._targets.pop(key)
-            gone.decided.set()
-            for check in gone.checks:
-                self._runner.remove(check)
+        for key in gone:
+            self._forget(key)
         added: list[Check] = []
         changed: list[tuple[MemberKey, _Target, Observation, Health]] = []
         fresh: list[_Target] = []
@@ -116,6 +124,14 @@ class HealthChecker:
         self._runner.add(added)
         for key, target, observation, before in changed:
             self._publish(key, target, observation, before)
+
+    def _forget(self, key: MemberKey) -> None:
+        target = self._targets.pop(key, None)
+        if target is None:
+            return
+        target.decided.set()
+        for check in target.checks:
+            self._runner.remove(check)
 
     def report_passive(self, key: MemberKey, error: ConnectError) -> None:
         """Take a connect failure that the relay saw. LOCAL errors and unknown members are passed over: the first say

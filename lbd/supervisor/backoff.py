@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,6 +19,10 @@ class Failure:
     reason: str
     count: int
     retry_at_s: float
+
+    def due(self, now_s: float) -> bool:
+        """Whether the next try may begin."""
+        return self.retry_at_s <= now_s
 
 
 class Backoff(Generic[What]):
@@ -40,8 +44,13 @@ class Backoff(Generic[What]):
         if self._failures:  # hashing an action is not free
             self._failures.pop(what, None)
 
+    def keep(self, still: Callable[[What], bool]) -> None:
+        """Forget the failures of what is not to be done any more."""
+        if self._failures:
+            self._failures = {what: failure for what, failure in self._failures.items() if still(what)}
+
     def clear(self) -> None:
-        """Forget everything: what is wanted has changed, so everything deserves a new try."""
+        """Forget everything: everything deserves a new try."""
         self._failures.clear()
 
     @property

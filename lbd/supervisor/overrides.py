@@ -41,6 +41,8 @@ class Overrides:
 
     def __init__(self) -> None:
         self._overrides: dict[Target, Override] = {}
+        self._applied: dict[str, tuple[VirtualService, VirtualService]] = {}
+        """By name: an overridden service as it is configured, and with the overrides in it: the same one each time."""
 
     @property
     def known(self) -> Mapping[Target, Override]:
@@ -49,6 +51,7 @@ class Overrides:
 
     def set(self, target: Target, override: Override, configured: DesiredState) -> None:
         """Override the state of a target that the configuration has; one that says nothing new is forgotten."""
+        self._applied.pop(target.service, None)
         if override == Override(configured_state(target, configured)):
             self._overrides.pop(target, None)
         else:
@@ -56,12 +59,19 @@ class Overrides:
 
     def keep_only(self, configured: DesiredState) -> None:
         """Forget the overrides of services and members that the configuration has no more."""
+        if not self._overrides:
+            return
+        overridden = {target.service for target in self._overrides}
         there = {
             Target(service.name, endpoint)
             for service in configured.virtual_services
+            if service.name in overridden
             for endpoint in (None, *(member.endpoint for member in service.pool.members))
         }
-        self._overrides = {target: override for target, override in self._overrides.items() if target in there}
+        kept = {target: override for target, override in self._overrides.items() if target in there}
+        if len(kept) != len(self._overrides):
+            self._overrides = kept
+            self._applied.clear()
 
     def apply(self, configured: DesiredState) -> DesiredState:
         """Return the configuration with the overridden states in it."""
@@ -75,13 +85,18 @@ class Overrides:
         return replace(configured, virtual_services=services)
 
     def _apply_to(self, service: VirtualService) -> VirtualService:
+        known = self._applied.get(service.name)
+        if known is not None and known[0] is service:
+            return known[1]
         members = service.pool.members
         changed = tuple(
             replace(member, admin_state=self._state(Target(service.name, member.endpoint), member.admin_state))
             for member in members
         )
         pool: Pool = service.pool if changed == members else replace(service.pool, members=changed)
-        return replace(service, pool=pool, admin_state=self._state(Target(service.name), service.admin_state))
+        applied = replace(service, pool=pool, admin_state=self._state(Target(service.name), service.admin_state))
+        self._applied[service.name] = service, applied
+        return applied
 
     def _state(self, target: Target, configured: AdminState) -> AdminState:
         override = self._overrides.get(target)

@@ -5,6 +5,9 @@ acknowledge the generation, first health result of each member (or one monitor t
 stop accepting and take what is queued, drain, reset what is left at the deadline, remove the address: without its
 address the kernel no longer delivers established connections. The loop plans again after every event, so an action that
 must wait for another simply isn't in the plan yet.
+
+What is planned for a VIP and the services on it depends on them alone: a plan for some VIPs is the part of the whole
+plan that is about them.
 """
 
 from __future__ import annotations
@@ -129,6 +132,22 @@ class Withdraw:
 
 
 Action = Open | Update | Accept | Drain | Reset | Remove | Claim | Withdraw
+
+
+def vip_of(action: Action) -> str:
+    """Return the VIP that an action concerns, itself or a service on it."""
+    if isinstance(action, Claim | Withdraw):
+        return action.vip
+    return action.service.vip if isinstance(action, Open) else action.handle.listen.address
+
+
+def describe(action: Action) -> str:
+    """Return an action as words for logs and `lbd status`."""
+    if isinstance(action, Open):
+        return f"open {action.service.name} on {action.service.listen}"
+    if isinstance(action, Claim | Withdraw):
+        return f"{type(action).__name__.lower()} {action.vip}"
+    return f"{type(action).__name__.lower()} {action.handle}"
 
 
 @dataclass(frozen=True, slots=True)

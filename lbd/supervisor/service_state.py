@@ -12,6 +12,8 @@ from lbd.supervisor.eligibility import PoolVerdict, judge
 from lbd.supervisor.outliers import Outliers
 from lbd.supervisor.seams import Acceptance, Handle
 
+SLOW_START_STEP_S = 0.25
+"""How often the weight of a member in slow start grows."""
 FIRST_RESULT_GRACE_S = 0.5
 """Added to the longest monitor timeout: a check may start a little late."""
 
@@ -27,27 +29,35 @@ class ServiceState:
     first_results_by_s: float
     health: dict[Endpoint, MemberHealth]
     verdict: PoolVerdict
+    generation: int = 0
+    """Of the desired state from which it was applied."""
     acceptance: Acceptance = Acceptance.HOLD
     up_since_s: dict[Endpoint, float] = field(default_factory=dict)
     """Of the members in slow start."""
     decided: bool = False
     """The verdict was made with first results: only a change of health or of the definition can change it, not time."""
-
+    was_decided: bool = False
+    """It was once: a VIP is not held up again by members that are added later."""
     outliers: Outliers = field(default_factory=Outliers)
 
     def __post_init__(self) -> None:
         self._configure_outliers()
 
-    @property
-    def changes_with_time(self) -> bool:
-        """True while the verdict may come out differently just because time has passed."""
-        return bool(self.up_since_s) or not self.decided
+    def next_change_s(self, now_s: float) -> float | None:
+        """When the verdict may come out differently just because time has passed, or None if it can't."""
+        ends = [self.outliers.next_change_s()]
+        if self.up_since_s:
+            ends.append(now_s + SLOW_START_STEP_S)
+        if not self.decided:
+            ends.append(self.first_results_by_s)
+        return min((end_s for end_s in ends if end_s is not None), default=None)
 
     def apply(self, service: VirtualService, revision: int, now_s: float) -> None:
         """Take over a changed definition; new members get time for their first result."""
         known = {member.endpoint for member in self.applied.pool.members}
         if any(member.endpoint not in known for member in service.pool.members):
-            self.first_results_by_s = first_results_by_s(service, now_s)
+            if self.was_decided:  # else the first decision would be put off for as long as members are added
+                self.first_results_by_s = first_results_by_s(service, now_s)
             self.decided = False
         self.applied = service
         self.revision = revision
@@ -80,6 +90,7 @@ class ServiceState:
         self._note_slow_start(before, now_s)
         known = self.verdict.weights, self.verdict.down
         self.decided = self.first_results(now_s)
+        self.was_decided |= self.decided
         ejected = self.outliers.ejected(now_s)
         self.verdict = judge(self.applied, self.health, self.up_since_s, self.decided, now_s, ejected)
         return known != (self.verdict.weights, self.verdict.down)

@@ -20,10 +20,10 @@ from lbd.model.status import (
 )
 from lbd.supervisor.eligibility import Verdict
 from lbd.supervisor.limit_watch import reason_at_limit
-from lbd.supervisor.plan import Open, key_of
+from lbd.supervisor.plan import Open, describe, key_of
 from lbd.supervisor.seams import Acceptance, DataPath
 from lbd.supervisor.service_state import ServiceState
-from lbd.supervisor.supervisor import Supervisor, describe
+from lbd.supervisor.supervisor import Supervisor
 
 _WEIGHT_SCALE = 100.0
 _STATES = {Acceptance.ACCEPT: "serving", Acceptance.HOLD: "starting", Acceptance.REFUSE: "no_member_up"}
@@ -103,12 +103,11 @@ class Snapshots:
             self._member(member, state, verdicts.get(member.endpoint), name) for member in service.pool.members
         )
         acknowledged = self._data_path.acknowledged_generation()
-        wanted_generation = self._supervisor.generation_of(state.revision)
         traffic = self._data_path.traffic(state.handle)
         return replace(
             _unopened(service, name, reason or reason_at_limit(service, traffic)),
-            generation=wanted_generation if acknowledged >= state.revision else 0,
-            wanted_generation=wanted_generation,
+            generation=state.generation if acknowledged >= state.revision else 0,
+            wanted_generation=state.generation,
             traffic=traffic,
             members=members,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,12 +13,14 @@ import structlog
 
 from lbd.model.address import Endpoint
 from lbd.model.admin_state import AdminStateChange, AdminStateResult
-from lbd.model.desired import AdminState, DesiredState, HealthMonitor, MemberKey, VirtualService
+from lbd.model.desired import DesiredState, HealthMonitor, MemberKey, VirtualService
 from lbd.model.desired import Protocol as Transport
 from lbd.model.status import ConnectError, MemberHealth, VipState
 from lbd.supervisor.admin_states import AdminStates
+from lbd.supervisor.agenda import Agenda
 from lbd.supervisor.backoff import Backoff
 from lbd.supervisor.eligibility import judge
+from lbd.supervisor.health_targets import changed_targets
 from lbd.supervisor.outliers import Refusal
 from lbd.supervisor.plan import (
     Accept,
@@ -34,30 +36,34 @@ from lbd.supervisor.plan import (
     ServiceView,
     Update,
     Withdraw,
+    describe,
     key_of,
     plan,
+    vip_of,
 )
+from lbd.supervisor.revisions import Revisions
 from lbd.supervisor.seams import Acceptance, Announcer, DataPath, Handle
+from lbd.supervisor.service_index import Difference, ServiceIndex, Wanted
 from lbd.supervisor.service_state import ServiceState, first_results_by_s
+from lbd.supervisor.settling import Settling
 from lbd.supervisor.slots import SlotsExhaustedError
 from lbd.supervisor.vips import VipDesk
 
 log = structlog.get_logger(__name__)
 
 DRAIN_POLL_S = 0.05
-SLOW_START_STEP_S = 0.25
 LONG_PASS_S = 0.002
 REST_LIMIT_S = 0.05
 """After a pass longer than LONG_PASS_S the loop rests as long as that took, at most REST_LIMIT_S: with hundreds of
 services events come faster than passes end, and one pass answers all that came meanwhile."""
-IDLE_POLL_S = 5.0
-"""How long the loop sleeps when nothing is under way; every event wakes it at once."""
 
 
 class HealthSource(Protocol):
     """What the loop needs of the health checker."""
 
-    def set_targets(self, targets: Mapping[MemberKey, tuple[HealthMonitor, ...]]) -> None: ...
+    def change_targets(
+        self, targets: Mapping[MemberKey, tuple[HealthMonitor, ...]], gone: Collection[MemberKey] = ()
+    ) -> None: ...
 
     def health_of(self, key: MemberKey) -> MemberHealth: ...
 
@@ -69,29 +75,41 @@ class Supervisor:
 
     def __init__(self, desired: DesiredState, data_path: DataPath, announcer: Announcer, health: HealthSource) -> None:
         self.admin_states = AdminStates(desired, data_path, time.monotonic())
-        self.services: dict[ServiceKey, ServiceState] = {}
         self.draining: dict[Handle, tuple[ServiceState, float]] = {}
         """Services on their way out, and when (monotonic) their drain began."""
         self.backoff: Backoff[Action] = Backoff()
-        self.vips = VipDesk(announcer, self.backoff, self.wake)
+        self.vips = VipDesk(announcer, self.backoff, self._vip_moved)
         self._data_path = data_path
         self._health = health
+        self._wanted = Wanted()
+        self._open_services: ServiceIndex[ServiceState] = ServiceIndex()
+        self._agenda = Agenda()
+        self._settling = Settling()
+        self._revisions = Revisions()
         self._reset_sent: set[Handle] = set()
         self._opening: VirtualService | None = None
         self._left: dict[str, str] = {}
         """The services that were removed, by name: the VIPs that they were the last to use."""
         self._incarnations = itertools.count(1)
-        self._revision = 0
-        self._revisions: dict[int, int] = {}
-        self._wanted_anew = True
+        self._changes = 1
+        """How often something else was wanted, and how often that was taken over."""
+        self._changes_taken = 0
         self._stale: set[str] = set()
         self._woken = asyncio.Event()
-        self._settled = asyncio.Event()
         self.stopping = False
+
+    @property
+    def services(self) -> Mapping[ServiceKey, ServiceState]:
+        """What is open in the data path, and not on its way out."""
+        return self._open_services.all
 
     def wake(self) -> None:
         """Something has happened: plan again."""
         self._woken.set()
+
+    def _vip_moved(self, vip: str) -> None:
+        self._agenda.touch((vip,))
+        self.wake()
 
     def health_changed(self, key: MemberKey) -> None:
         """A member's health has changed: judge its service again."""
@@ -107,9 +125,7 @@ class Supervisor:
         """A worker has seen so many failures of a member in a row: eject it, if that is wanted and allowed."""
         now_s = time.monotonic()
         names = {"service": service_name, "member": str(endpoint), "failures": consecutive}
-        for state in self.services.values():
-            if state.handle.name != service_name:
-                continue
+        for state in self._open_services.named(service_name).values():
             outcome = state.outliers.failures_reported(endpoint, consecutive, now_s)
             if isinstance(outcome, Refusal):
                 log.warning("member_ejection_refused", **names, reason=outcome.reason)
@@ -140,9 +156,13 @@ class Supervisor:
         return self.admin_states.desired
 
     def _want_anew(self) -> None:
+        self._changes += 1
+        self.wake()
+
+    def retry_failed(self) -> None:
+        """Try everything that has failed again at once: somebody may have removed the cause."""
+        self._agenda.touch(vip_of(action) for action in self.backoff.failures)
         self.backoff.clear()
-        self._wanted_anew = True
-        self._settled.clear()
         self.wake()
 
     def drain_all(self) -> None:
@@ -159,7 +179,7 @@ class Supervisor:
             await self._pass(begun_s)
             took_s = time.monotonic() - begun_s
             if self.stopping and not (self.services or self.draining or self.vips.held):
-                self._settled.set()  # nobody shall wait for what is no longer wanted
+                self._settling.end()
                 return
             if took_s > LONG_PASS_S:
                 await asyncio.sleep(min(took_s, REST_LIMIT_S))
@@ -181,12 +201,12 @@ class Supervisor:
         return any(name.startswith(service_prefix) for name in (*names, *self._left))
 
     async def settled(self) -> None:
-        """Return when everything desired was done, or has failed and is shown with its reason."""
-        await self._settled.wait()
+        """Return when everything that is desired now was done, or has failed and is shown with its reason."""
+        await self._settling.wait(self._changes)
 
     def generation_of(self, revision: int) -> int:
-        """Return the configuration's generation that a worker runs who has acknowledged `revision`."""
-        return max((known for at, known in self._revisions.items() if at <= revision), default=0)
+        """Return the desired state's generation that a worker runs who has acknowledged `revision`."""
+        return self._revisions.generation_of(revision)
 
     @property
     def applied_generation(self) -> int:
@@ -194,69 +214,87 @@ class Supervisor:
         return self.generation_of(self._data_path.acknowledged_generation())
 
     async def _pass(self, now_s: float) -> None:
-        wanted = self._wanted()
-        if self._wanted_anew:
-            self._wanted_anew = False
-            self._health.set_targets(_targets(wanted))
-            changed = True
-        else:
-            changed = False
-        self._refresh(wanted, now_s)
-        for action in plan(wanted, self._actual(now_s), now_s):
-            done = await self._do(action, now_s)
+        """Take over what is wanted, judge whose health has changed, do what can be done, and see what is settled."""
+        changes = self._changes
+        changed = changes != self._changes_taken
+        self._changes_taken = changes
+        desired = self.desired
+        self._take_over(desired)
+        self._judge(now_s)
+        self._agenda.acknowledged(self._data_path.acknowledged_generation())
+        self._agenda.touch(vip_of(action) for action, failure in self.backoff.failures.items() if failure.due(now_s))
+        vips = self._agenda.take(now_s, self._all_vips)
+        for action in plan(self._desired_on(desired, vips), self._actual_on(vips, now_s), now_s):
+            done = await self._do(action, desired.generation, now_s)
             changed |= done and isinstance(action, Open | Update)
-            self.wake()  # what was done may be what another action waited for
+            self._agenda.touch((vip_of(action),))  # what was done may be what another action waited for
+            self.wake()
         if changed:
-            self._revisions = {at: known for at, known in self._revisions.items() if at >= self._revision - 64}
-            self._revisions[self._revision + 1] = wanted.generation
-            self._revision += 1
-            self._data_path.finish_generation(self._revision)
+            self._data_path.finish_generation(self._revisions.finish(desired.generation))
         self.admin_states.end_drains(self.services.values(), now_s)
-        if not self._wanted_anew and self._is_settled(wanted, now_s):
-            self._settled.set()
+        self._note_settled(vips, changes, now_s)
 
-    def _wanted(self) -> DesiredState:
-        if not self.stopping:
-            return self.desired
-        return replace(self.desired, virtual_services=())
+    def _take_over(self, desired: DesiredState) -> None:
+        difference = self._wanted.take(() if self.stopping else desired.virtual_services)
+        if not (difference.now or difference.before):
+            return
+        self._agenda.touch(difference.vips)
+        if not self.stopping:  # what drains is checked to the end
+            self._health.change_targets(*changed_targets(difference))
+        self._forget_failures(difference)
 
-    def _refresh(self, wanted: DesiredState, now_s: float) -> None:
+    def _forget_failures(self, difference: Difference) -> None:
+        """What has changed deserves a new try; what has not, waits for its turn, however often something else does."""
+        before = {key_of(service) for service in difference.before}
+
+        def deserves_no_other(action: Action) -> bool:
+            if isinstance(action, Claim | Withdraw):
+                return bool(self._wanted.on(action.vip)) is isinstance(action, Claim)
+            return not isinstance(action, Open | Update) or key_of(action.service) not in before
+
+        self.backoff.keep(deserves_no_other)
+
+    def _all_vips(self) -> set[str]:
+        everything = {key.listen.address for key in self._wanted.all.keys() | self.services.keys()}
+        return everything | self.vips.states.keys()
+
+    def _judge(self, now_s: float) -> None:
         """Judge again. What is about to be drained or updated keeps its weights: its queue is still to be served."""
-        self._end_ejections(now_s)
         stale, self._stale = self._stale, set()
-        for service in wanted.virtual_services:
-            state = self.services.get(key_of(service))
-            if state is None or state.applied != service:
+        keys = {key for name in stale for key in self._open_services.named(name)}
+        for key in keys.union(self._agenda.take_due(now_s)):
+            state = self.services.get(key)
+            if state is None or state.applied != self._wanted.all.get(key):
                 continue
-            state.applied = service  # equal, and from now on the same: the next comparison is a short one
-            if service.name not in stale and not state.changes_with_time:
-                continue
+            self._agenda.touch((key.listen.address,))
+            for endpoint in state.outliers.take_ended(now_s):
+                log.info("member_ejection_ended", service=key.name, member=str(endpoint))
             if state.refresh(self._health.health_of, now_s):
                 self._stop_accepting_first(state)
                 self._data_path.set_weights(state.handle, state.verdict.weights, state.verdict.down)
+            self._agenda.judge_at(key, state.next_change_s(now_s))
 
-    def _end_ejections(self, now_s: float) -> None:
-        for state in self.services.values():
-            for endpoint in state.outliers.take_ended(now_s):
-                log.info("member_ejection_ended", service=state.handle.name, member=str(endpoint))
-                self._stale.add(state.handle.name)
+    def _desired_on(self, desired: DesiredState, vips: set[str]) -> DesiredState:
+        services = tuple(service for vip in vips for service in self._wanted.on(vip).values())
+        return replace(desired, virtual_services=services)
 
-    def _actual(self, now_s: float) -> Actual:
+    def _actual_on(self, vips: set[str], now_s: float) -> Actual:
         acknowledged = self._data_path.acknowledged_generation()
         services = {
             key: ServiceView(
                 handle=state.handle,
                 applied=state.applied,
                 acknowledged=state.revision <= acknowledged,
-                first_results=state.first_results(now_s),
+                first_results=state.was_decided or state.first_results(now_s),
                 acceptance=state.acceptance,
                 wanted_acceptance=state.verdict.acceptance,
             )
-            for key, state in self.services.items()
+            for vip in vips
+            for key, state in self._open_services.on(vip).items()
         }
-        draining = self._draining_views()
+        states = {vip: state for vip in vips if (state := self.vips.state(vip)) is not None}
         retry_at_s = {action: failure.retry_at_s for action, failure in self.backoff.failures.items()}
-        return Actual(services, draining, self.vips.states, retry_at_s)
+        return Actual(services, self._draining_views(), states, retry_at_s)
 
     def _draining_views(self) -> tuple[DrainView, ...]:
         active = {handle: self._data_path.traffic(handle).active_connections for handle in self.draining}
@@ -274,9 +312,9 @@ class Supervisor:
             for handle, (_, since_s) in self.draining.items()
         )
 
-    async def _do(self, action: Action, now_s: float) -> bool:
+    async def _do(self, action: Action, generation: int, now_s: float) -> bool:
         try:
-            await self._carry_out(action, now_s)
+            await self._carry_out(action, generation, now_s)
         except (OSError, SlotsExhaustedError) as error:
             failure = self.backoff.failed(action, str(error), now_s)
             log.error("action_failed", action=describe(action), reason=str(error), failures=failure.count)
@@ -285,11 +323,11 @@ class Supervisor:
             self.backoff.succeeded(action)
         return True
 
-    async def _carry_out(self, action: Action, now_s: float) -> None:
+    async def _carry_out(self, action: Action, generation: int, now_s: float) -> None:
         if isinstance(action, Open):
-            await self._open(action.service, now_s)
+            await self._open(action.service, generation, now_s)
         elif isinstance(action, Update):
-            await self._update(action, now_s)
+            await self._update(action, generation, now_s)
         elif isinstance(action, Accept):
             self._accept(action)
         elif isinstance(action, Drain):
@@ -309,10 +347,11 @@ class Supervisor:
         self._data_path.remove(handle)
         self._reset_sent.discard(handle)
         del self.draining[handle]
+        self.backoff.keep(lambda action: isinstance(action, Open | Claim | Withdraw) or action.handle != handle)
         self._left[handle.name] = handle.listen.address
         log.info("service_removed", service=handle.name, listen=str(handle.listen))
 
-    async def _open(self, service: VirtualService, now_s: float) -> None:
+    async def _open(self, service: VirtualService, generation: int, now_s: float) -> None:
         key = key_of(service)
         handle = Handle(key.name, key.listen, next(self._incarnations), key.protocol)
         health = {
@@ -325,24 +364,27 @@ class Supervisor:
             await self._data_path.open(handle, service, verdict.weights, verdict.down)
         finally:
             self._opening = None
-        self.services[key] = ServiceState(
-            handle, service, self._revision + 1, first_results_by_s(service, now_s), health, verdict
-        )
+        by_s = first_results_by_s(service, now_s)
+        state = ServiceState(handle, service, self._revisions.next, by_s, health, verdict, generation)
+        self._open_services.put(key, state)
+        self._stale.add(key.name)
         log.info("service_opened", service=service.name, listen=str(handle.listen), members=len(service.pool.members))
 
-    async def _update(self, action: Update, now_s: float) -> None:
-        state = self.services[key_of(action.service)]
-        before = state.applied, state.revision
-        state.apply(action.service, self._revision + 1, now_s)
+    async def _update(self, action: Update, generation: int, now_s: float) -> None:
+        key = key_of(action.service)
+        state = self.services[key]
+        before = state.applied, state.revision, state.generation
+        revision = self._revisions.next
+        state.apply(action.service, revision, now_s)
+        state.generation = generation
         state.refresh(self._health.health_of, now_s)
+        self._agenda.judge_at(key, state.next_change_s(now_s))
         self._stop_accepting_first(state)
         try:
             verdict = state.verdict
-            await self._data_path.update(
-                state.handle, action.service, verdict.weights, verdict.down, self._revision + 1
-            )
+            await self._data_path.update(state.handle, action.service, verdict.weights, verdict.down, revision)
         except (OSError, SlotsExhaustedError):
-            state.applied, state.revision = before  # so that it is planned again
+            state.applied, state.revision, state.generation = before  # so that it is planned again
             raise
         log.info("service_updated", service=action.service.name, members=len(action.service.pool.members))
 
@@ -366,7 +408,9 @@ class Supervisor:
         )
 
     def _drain(self, action: Drain, now_s: float) -> None:
-        state = self.services.pop(_key_of(action.handle))
+        key = _key_of(action.handle)
+        state = self._open_services.pop(key)
+        self._agenda.judge_at(key, None)
         self.draining[action.handle] = (state, now_s)
         self._data_path.stop_accepting(action.handle)
         active = self._data_path.traffic(action.handle).active_connections
@@ -374,63 +418,42 @@ class Supervisor:
         log.info("service_draining", service=action.handle.name, connections=active, reason=reason)
 
     def _sleep_s(self, now_s: float) -> float:
-        until_s = [now_s + IDLE_POLL_S]
+        until_s = [self._agenda.next_s()]
         if self.draining:
             until_s.append(now_s + DRAIN_POLL_S)
         until_s += [retry.retry_at_s for retry in self.backoff.failures.values() if retry.retry_at_s > now_s]
         deadline_s = self.admin_states.next_s()
         if deadline_s is not None:
             until_s.append(max(deadline_s, now_s + DRAIN_POLL_S))
-        for state in self.services.values():
-            if state.up_since_s:
-                until_s.append(now_s + SLOW_START_STEP_S)
-            if state.first_results_by_s > now_s:
-                until_s.append(state.first_results_by_s)
-            ejection_ends_s = state.outliers.next_change_s()
-            if ejection_ends_s is not None:
-                until_s.append(ejection_ends_s)
         return max(0.01, min(until_s) - now_s)
 
-    def _is_settled(self, wanted: DesiredState, now_s: float) -> bool:
+    def _note_settled(self, vips: set[str], changes: int, now_s: float) -> None:
+        """See which of the VIPs that were looked at are in order now."""
         acknowledged = self._data_path.acknowledged_generation()
+        for vip in vips:
+            if any(state.revision > acknowledged for state in self._open_services.on(vip).values()):
+                self._agenda.await_workers(vip)
+        settled = {vip for vip in vips if self._is_settled(vip, acknowledged, now_s)}
+        self._settling.note(settled, vips - settled, changes)
+
+    def _is_settled(self, vip: str, acknowledged: int, now_s: float) -> bool:
+        wanted = self._wanted.on(vip)
+        if not wanted:
+            return True
         failures = self.backoff.failures
-        for service in wanted.virtual_services:
-            state = self.services.get(key_of(service))
+        all_failed = True
+        for key, service in wanted.items():
+            state = self.services.get(key)
             if state is None:
                 if Open(service) not in failures:
                     return False
-            elif state.revision > acknowledged or state.applied != service or not state.first_results(now_s):
+                continue
+            all_failed = False
+            if state.revision > acknowledged or state.applied != service or not state.first_results(now_s):
                 return False
-        states = self.vips.states
-        unsettled = (VipState.CLAIMING, VipState.WITHDRAWING)
-        return self._revision > 0 and all(
-            states.get(vip) not in unsettled and (vip in states or self._all_failed(vip, wanted)) for vip in wanted.vips
-        )
-
-    def _all_failed(self, vip: str, wanted: DesiredState) -> bool:
-        failures = self.backoff.failures
-        return all(Open(service) in failures for service in wanted.virtual_services if service.vip == vip)
-
-
-def _targets(desired: DesiredState) -> dict[MemberKey, tuple[HealthMonitor, ...]]:
-    """What to check: every member that is not disabled, of every service that is not."""
-    return {
-        MemberKey(service.name, member.endpoint): service.pool.health_monitors
-        for service in desired.virtual_services
-        if service.admin_state is not AdminState.DISABLED
-        for member in service.pool.members
-        if member.admin_state is not AdminState.DISABLED
-    }
+        known = self.vips.state(vip)
+        return all_failed if known is None else known not in (VipState.CLAIMING, VipState.WITHDRAWING)
 
 
 def _key_of(handle: Handle) -> ServiceKey:
     return ServiceKey(handle.name, handle.listen, handle.transport)
-
-
-def describe(action: Action) -> str:
-    """Return an action as words for logs and `lbd status`."""
-    if isinstance(action, Open):
-        return f"open {action.service.name} on {action.service.listen}"
-    if isinstance(action, Claim | Withdraw):
-        return f"{type(action).__name__.lower()} {action.vip}"
-    return f"{type(action).__name__.lower()} {action.handle}"

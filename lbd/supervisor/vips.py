@@ -18,9 +18,9 @@ log = structlog.get_logger(__name__)
 
 
 class VipDesk:
-    """Claims and withdraws VIPs through an announcer, and knows where each is. `on_change` is called when one moved."""
+    """Claims and withdraws VIPs through an announcer, and knows where each is. `on_change` is told which one moved."""
 
-    def __init__(self, announcer: Announcer, backoff: Backoff[Action], on_change: Callable[[], None]) -> None:
+    def __init__(self, announcer: Announcer, backoff: Backoff[Action], on_change: Callable[[str], None]) -> None:
         self._announcer = announcer
         self._backoff = backoff
         self._on_change = on_change
@@ -32,6 +32,10 @@ class VipDesk:
     def states(self) -> dict[str, VipState]:
         """Every VIP that was claimed and not withdrawn since."""
         return dict(self._states)
+
+    def state(self, vip: str) -> VipState | None:
+        """Where a VIP is; None for one that was not claimed, or withdrawn since."""
+        return self._states.get(vip)
 
     @property
     def held(self) -> bool:
@@ -90,7 +94,7 @@ class VipDesk:
             self._owners.pop(vip, None)
             self._states[vip] = VipState.OWNED
             self._backoff.succeeded(action)
-        self._on_change()
+        self._on_change(vip)
 
     async def _withdraw(self, action: Withdraw) -> None:
         try:
@@ -103,4 +107,4 @@ class VipDesk:
             self._states.pop(action.vip, None)
             self._backoff.succeeded(action)
             self._backoff.succeeded(Claim(action.vip))  # nobody wants it any more
-        self._on_change()
+        self._on_change(action.vip)
