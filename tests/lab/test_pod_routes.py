@@ -164,7 +164,11 @@ def test_both_families_are_kept_at_once(lab: Lab) -> None:
     play(lab, scene)
 
 
-def test_what_a_killed_daemon_left_stays_until_the_first_wish(lab: Lab, family: int) -> None:
+def test_what_a_killed_daemon_left_stays_until_the_first_wish(
+    lab: Lab, family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_routes, "RESYNC_INTERVAL_S", 0.05)
+
     async def scene(se: Engine) -> None:
         killed = PodRoutes()
         await killed.start()
@@ -174,7 +178,7 @@ def test_what_a_killed_daemon_left_stays_until_the_first_wish(lab: Lab, family: 
         assert monitor.stdout is not None
         async with started() as routes:
             assert not routes.status().known
-            await asyncio.sleep(0.3)  # the keeper's first look would have come
+            await asyncio.sleep(0.5)  # the keeper has woken several times
             assert await se.ours(family) == se.wanted(family)
             await routes.set_wanted(se.wanted(family, 0))
             assert await se.ours(family) == se.wanted(family, 0)
