@@ -91,6 +91,7 @@ class Daemon:
         self._manager.reloading()
         result = await self._source.reload()
         if result.success:
+            self._supervisor.retry_failed()
             try:
                 async with asyncio.timeout(SETTLE_TIMEOUT_S):
                     await self._supervisor.settled()
