@@ -52,14 +52,21 @@ def read_spec(spec: object, catalog: Catalog) -> tuple[RulePolicy, list[str]]:
     if too_big:
         return RulePolicy(), [sentence((), too_big)]
     errors: list[str] = []
-    section = Section(spec, (), FIELDS, errors)
+    try:
+        section = Section(spec, (), FIELDS, errors)
+    except ValueError as error:
+        return RulePolicy(), [sentence((), str(error))]
+    return _policy(section, catalog), errors
+
+
+def _policy(section: Section, catalog: Catalog) -> RulePolicy:
     _refuse(section)
     _listeners(section)
     network = section.reference(
         "networkProfileRef", lambda name: catalog.profile(NetworkProfile, name), DEFAULT_NETWORK
     )
     connections, throughput_bps = _performance_limits(section)
-    policy = RulePolicy(
+    return RulePolicy(
         max_connections=connections,
         max_throughput_bps=throughput_bps,
         client_logs=_client_logs(section, catalog),
@@ -73,7 +80,6 @@ def read_spec(spec: object, catalog: Catalog) -> tuple[RulePolicy, list[str]]:
         load_balancer_ip=section.reference("loadBalancerIP", scalars.address, ""),
         backends=tuple(read_backends(section, catalog, network)),
     )
-    return policy, errors
 
 
 def _refuse(section: Section) -> None:

@@ -27,20 +27,22 @@ MAX_ERROR_CHARACTERS = 800
 
 
 class Section:
-    """A mapping of the spec: gives its values as they are meant, and notes in `errors` what is wrong with them."""
+    """A mapping of the spec: gives its values as they are meant, and notes in `errors` what is wrong with them.
+
+    Raises:
+        ValueError: it is no mapping.
+    """
 
     def __init__(self, value: object, location: Location, known: Collection[str], errors: list[str]) -> None:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a mapping, not {show(value)}")
         self._location = location
         self._errors = errors
-        self.values: Mapping[object, object] = {}
-        if isinstance(value, Mapping):
-            self.values = value
-            self._note_unknown(known)
-        else:
-            errors.append(sentence(location, f"must be a mapping, not {show(value)}"))
+        self._values: Mapping[object, object] = value
+        self._note_unknown(known)
 
     def _note_unknown(self, known: Collection[str]) -> None:
-        for key in self.values:
+        for key in self._values:
             if not isinstance(key, str):
                 self._errors.append(sentence(self._location, f"the key {show(key)} must be text"))
             elif key not in known:
@@ -53,16 +55,16 @@ class Section:
 
     def has(self, key: str) -> bool:
         """Return whether a field is written."""
-        return key in self.values
+        return key in self._values
 
     def take(self, key: str, reader: Callable[[object], _T], default: _T) -> _T:
         """Return what a field means, the default where it is not written or wrong."""
-        return self._read((*self._location, key), self.values[key], reader, default) if self.has(key) else default
+        return self._read((*self._location, key), self._values[key], reader, default) if self.has(key) else default
 
     def reference(self, key: str, resolve: Callable[[str], _T], default: _T) -> _T:
         """Return what a name stands for, the default where it is not written, empty or wrong."""
         return (
-            default if self.values.get(key) == "" else self.take(key, lambda value: resolve(reference(value)), default)
+            default if self._values.get(key) == "" else self.take(key, lambda value: resolve(reference(value)), default)
         )
 
     def require(self, key: str, reader: Callable[[object], _T]) -> _T | None:
@@ -70,20 +72,26 @@ class Section:
         if not self.has(key):
             self.wrong(key, "is required")
             return None
-        return self._read((*self._location, key), self.values[key], reader, None)
+        return self._read((*self._location, key), self._values[key], reader, None)
 
     def refuse(self, key: str, why: str) -> None:
         """Note that a field can't be had, if anything is written there."""
-        if self.has(key) and self.values[key] not in ("", [], {}):
+        if self.has(key) and self._values[key] not in ("", [], {}):
             self.wrong(key, why)
 
     def section(self, key: str, known: Collection[str]) -> Section | None:
-        """Return the mapping of a field, None where nothing is written."""
-        return Section(self.values[key], (*self._location, key), known, self._errors) if key in self.values else None
+        """Return the mapping of a field; None where nothing is written and, with a note, where it is no mapping."""
+        if key not in self._values:
+            return None
+        try:
+            return Section(self._values[key], (*self._location, key), known, self._errors)
+        except ValueError as error:
+            self.wrong(key, str(error))
+            return None
 
     def items(self, key: str, reader: Callable[[object, Location], _T]) -> Iterator[_T]:
         """Return what the items of a list mean, without those that `reader` refuses with ValueError."""
-        value = self.values.get(key, [])
+        value = self._values.get(key, [])
         if not isinstance(value, list):
             self.wrong(key, f"must be a list, not {show(value)}")
             return
@@ -148,14 +156,12 @@ def why_too_big(spec: object) -> str | None:
         for value in level:
             if isinstance(value, str):
                 characters += len(value)
-            elif isinstance(value, Mapping):
-                characters += sum(len(key) for key in value if isinstance(key, str))
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-        values += len(below)
-        if values > MAX_VALUES:
-            return f"has more than {MAX_VALUES} values"
+            elif isinstance(value, (Mapping, list)):
+                # Counted before they are looked at: what refers to one list many times is larger than it is.
+                values += len(value)
+                if values > MAX_VALUES:
+                    return f"has more than {MAX_VALUES} values"
+                below.extend((*value, *value.values()) if isinstance(value, Mapping) else value)
         if characters > MAX_CHARACTERS:
             return f"has more than {MAX_CHARACTERS} characters"
         if not below:
