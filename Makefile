@@ -3,7 +3,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-lab lint format bench bench-health soak clean guard
+.PHONY: help venv demo demo-kubernetes test test-unit test-lab test-kubernetes
+.PHONY: lint format bench bench-health soak clean guard
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
@@ -19,21 +20,30 @@ HOT := $(wildcard $(shell env -u LBD_FORM $(PYTHON) -B -c 'from lbd.form import 
 SOURCES := lbd tests $(wildcard bench) setup.py
 # Twice the processors of a small machine: the tests of the lab mostly wait.
 JOBS ?= 4
+# Each has an API server of its own.
+KUBERNETES_JOBS ?= 2
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
 
 demo: venv ## balance real traffic in a throw-away network and kill a Pod (ARGS=--keep leaves it running)
 	@$(BIN)/lbd demo $(ARGS)
 
-test: venv ## every test: units, and the lab of network namespaces (ARGS="-k name" picks some)
-	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+demo-kubernetes: venv ## publish a Service of a real Kubernetes API server (make test-kubernetes builds it)
+	@$(BIN)/lbd demo --kubernetes $(ARGS)
+
+test: venv ## units, and the lab of network namespaces (ARGS="-k name" picks some)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal --ignore=tests/kubernetes $(ARGS)
 
 test-unit: venv ## the tests that need no namespaces
 	@$(BIN)/pytest -n $(JOBS) tests/unit $(ARGS)
 
 test-lab: venv ## the tests in network namespaces, one after another
 	@$(BIN)/pytest tests/lab $(ARGS)
+
+test-kubernetes: venv ## the tests on a real Kubernetes API server; builds it once, with Go
+	@$(BIN)/python tests/kubernetes/build_apiserver.py
+	@$(BIN)/pytest -n $(KUBERNETES_JOBS) --dist worksteal tests/kubernetes $(ARGS)
 
 lint: venv ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
 import time
@@ -73,40 +75,11 @@ def install(admin: ApiClient) -> None:
         for manifest in yaml.safe_load_all(path.read_text())
         if manifest is not None
     ]
-    if not manifests:  # TEMPORARY until config/kubernetes exists
-        meta = {"name": LBD_NAMESPACE}
-        manifests = [
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": meta},
-            {
-                "apiVersion": "v1",
-                "kind": "ServiceAccount",
-                "metadata": {"name": LBD_ACCOUNT, "namespace": LBD_NAMESPACE},
-            },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRole",
-                "metadata": {"name": "lbd"},
-                "rules": [
-                    {
-                        "apiGroups": ["", "discovery.k8s.io"],
-                        "resources": ["services", "endpointslices", "services/status", "events"],
-                        "verbs": ["*"],
-                    }
-                ],
-            },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": "lbd"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "lbd"},
-                "subjects": [{"kind": "ServiceAccount", "name": LBD_ACCOUNT, "namespace": LBD_NAMESPACE}],
-            },
-        ]
     for manifest in sorted(manifests, key=lambda one: one["kind"] != "Namespace"):
         admin.apply(manifest)
     for manifest in manifests:
         if manifest["kind"] == "CustomResourceDefinition":
-            eventually(lambda crd=manifest: _established(admin, crd), 10.0, f"{manifest['metadata']['name']} served")
+            eventually(functools.partial(_established, admin, manifest), 10.0, f"{manifest['metadata']['name']} served")
 
 
 def _established(admin: ApiClient, crd: Manifest) -> bool:
@@ -174,6 +147,13 @@ class Cluster:
     def patch_status(self, manifest: Manifest, status: Mapping[str, Any]) -> dict[str, Any]:
         """Merge `status` into an object's status, as a controller would, and return the object."""
         return self.admin.patch(self.placed(manifest), {"status": status}, "status")
+
+    @contextlib.contextmanager
+    def watch(self, path: str, since: Manifest) -> Iterator[Iterator[dict[str, Any]]]:
+        """Yield the changes below an URL path after `since`, as the watch's events with `type` and `object`."""
+        version = str(since["metadata"]["resourceVersion"])
+        with self.admin.stream(path, watch="true", resourceVersion=version) as lines:
+            yield (json.loads(line) for line in lines)
 
     def annotate(self, manifest: Manifest, **annotations: str | None) -> dict[str, Any]:
         """Set annotations (None removes one); names are given by `**{"lbd.io/address": …}`."""

@@ -13,7 +13,7 @@ from lbd.cli.demo.management import ManagementNetwork
 
 FIRST, LAST = {4: "172.16.101.150", 6: "fd00:101::150"}, {4: "172.16.101.200", 6: "fd00:101::1ff"}
 """The addresses of the pool that a daemon has if the test says nothing else."""
-POOLS = [{"name": "lab", "ranges": [f"{FIRST[family]}-{LAST[family]}" for family in FRONT_PREFIX]}]
+POOLS = {"lab": {"ranges": [f"{FIRST[family]}-{LAST[family]}" for family in FRONT_PREFIX]}}
 QUICK_TCP = {"type": "tcp", "interval": "200ms", "timeout": "150ms", "rise": 1, "fall": 1}
 
 

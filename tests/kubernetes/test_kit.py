@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kit_cluster import Cluster
+from kit_cluster import Cluster, service_manifest
+from kit_proxy import ApiProxy, Mood
 from lab_wait import eventually
 from lbd.cli.demo.api_client import ApiClient, ApiError
 from lbd.cli.demo.apiserver import ApiServer
@@ -150,3 +155,54 @@ def test_nothing_is_left_of_an_api_server_that_was_closed(own_server: ApiServer)
     own_server.close()
     assert not Path(f"/proc/{pid}").exists()
     assert not own_server.ready()
+
+
+# -- the proxy in front ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxied(cluster: Cluster) -> Iterator[tuple[ApiProxy, ApiClient]]:
+    """A proxy before the shared API server, and an administrator that asks through it."""
+    with ApiProxy(cluster.server) as proxy:
+        yield proxy, ApiClient(proxy.url, cluster.server.ca_path, cluster.admin.token, timeout_s=5.0)
+
+
+def test_the_proxy_passes_requests_on_and_counts_them(cluster: Cluster, proxied: tuple[ApiProxy, ApiClient]) -> None:
+    proxy, client = proxied
+    made = client.apply(cluster.placed(service_manifest("web")))
+    assert cluster.get(made) == made
+    assert client.get(made) == made
+    assert [(one.method, one.mood) for one in proxy.requests] == [("PATCH", Mood.PASS), ("GET", Mood.PASS)]
+    assert len(proxy.seen(pattern=r"^GET .*/services/web$")) == 1
+    assert proxy.seen(since_s=time.monotonic()) == []
+
+
+def test_the_proxy_passes_a_watch_on_as_it_comes(cluster: Cluster, proxied: tuple[ApiProxy, ApiClient]) -> None:
+    proxy, client = proxied
+    path = f"/api/v1/namespaces/{cluster.namespace}/services"
+    with client.stream(path, watch="true") as lines:
+        cluster.service("web")
+        assert json.loads(next(lines))["object"]["metadata"]["name"] == "web"
+        cluster.delete(service_manifest("web"))
+        assert json.loads(next(lines))["type"] == "DELETED"
+        proxy.break_connections()
+        with pytest.raises((StopIteration, OSError, http.client.HTTPException)):
+            next(lines)
+    assert proxy.requests[0].watches
+
+
+def test_the_proxy_misbehaves_as_told(cluster: Cluster, proxied: tuple[ApiProxy, ApiClient]) -> None:
+    proxy, client = proxied
+    proxy.behave(Mood.BAD_GATEWAY)
+    with pytest.raises(ApiError) as refused:
+        client.objects("v1", "Service")
+    assert refused.value.status == 502
+    assert "<h1>502 Bad Gateway</h1>" in refused.value.message
+    proxy.behave(Mood.EMPTY)
+    assert client.request("GET", "/api/v1/services") == {}
+    proxy.behave(Mood.SILENT)
+    hasty = ApiClient(proxy.url, cluster.server.ca_path, cluster.admin.token, timeout_s=0.2)
+    with pytest.raises(TimeoutError):
+        hasty.request("GET", "/api/v1/services")
+    proxy.behave(Mood.PASS)
+    assert client.objects("v1", "Service")

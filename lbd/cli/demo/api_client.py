@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -83,14 +84,14 @@ class ApiClient:
             ApiError: the answer is not a success. OSError, http.client.HTTPException: there is none.
         """
         target = f"{path}?{urlencode(query)}" if query else path
-        headers = {"Accept": accept, "Content-Type": content_type}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+        headers = {**self._headers(), "Accept": accept, "Content-Type": content_type}
         status, raw = self._exchange(method, target, None if body is None else json.dumps(body).encode(), headers)
-        answer = _decoded(raw)
         if status >= 400:
-            raise ApiError(status, str(answer.get("reason", "")), str(answer.get("message", raw[:300])))
-        return answer
+            raise _refusal(status, raw)
+        return _decoded(raw)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         """Send one request; a connection that has been idle may be dead, so a GET or a PATCH is tried on a new one."""
@@ -109,15 +110,32 @@ class ApiClient:
     def _connection(self, fresh: bool) -> http.client.HTTPSConnection:
         connection: http.client.HTTPSConnection | None = getattr(self._of_thread, "connection", None)
         if connection is None or fresh:
-            if self._context is None:
-                self._context = ssl.create_default_context(cafile=str(self.ca_path))
-            server = urlsplit(self.url)
-            assert server.hostname is not None
-            connection = http.client.HTTPSConnection(
-                server.hostname, server.port, timeout=self._timeout_s, context=self._context
-            )
-            self._of_thread.connection = connection
+            connection = self._of_thread.connection = self._connect()
         return connection
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        if self._context is None:
+            self._context = ssl.create_default_context(cafile=str(self.ca_path))
+        server = urlsplit(self.url)
+        assert server.hostname is not None
+        return http.client.HTTPSConnection(server.hostname, server.port, timeout=self._timeout_s, context=self._context)
+
+    @contextlib.contextmanager
+    def stream(self, path: str, **query: str) -> Iterator[Iterator[bytes]]:
+        """Yield the lines of an answer that goes on, such as a watch's, over a connection of its own.
+
+        Raises:
+            ApiError: it is not a success. OSError, http.client.HTTPException: the connection broke.
+        """
+        connection = self._connect()
+        try:
+            connection.request("GET", f"{path}?{urlencode(query)}", headers=self._headers())
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _refusal(response.status, response.read())
+            yield iter(response.readline, b"")
+        finally:
+            connection.close()
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
@@ -179,6 +197,13 @@ class ApiClient:
             "spec": {"expirationSeconds": lifetime_s},
         }
         return str(self.request("POST", path, asked)["status"]["token"])
+
+
+def _refusal(status: int, raw: bytes) -> ApiError:
+    answer = _decoded(raw)
+    return ApiError(
+        status, str(answer.get("reason", "")), str(answer.get("message", raw[:300].decode(errors="replace")))
+    )
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def find(environment: Mapping[str, str], module: Path = MODULE) -> Binaries:
 def _of_assets(folder: Path) -> Binaries:
     missing = [name for name in ("kube-apiserver", "etcd") if not _runs(folder / name)]
     if missing:
-        raise ApiServerMissingError(f"{ASSETS_VARIABLE}={folder} has no {' and no '.join(missing)} that can be executed")
+        raise ApiServerMissingError(
+            f"{ASSETS_VARIABLE}={folder} has no {' and no '.join(missing)} that can be executed"
+        )
     return Binaries((str(folder / "kube-apiserver"),), (str(folder / "etcd"),))
 
 
