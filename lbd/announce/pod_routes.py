@@ -16,6 +16,7 @@ from lbd.announce.netlink_thread import AddressError
 from lbd.announce.pod_route_table import PodRouteTable, Settled
 from lbd.announce.turns import Turns
 from lbd.announce.watch import NetlinkWatch
+from lbd.model.kubernetes_status import PodRoutesStatus
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +36,6 @@ class Failure:
     tries: int
     tried_at_s: float
     retry_at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PodRoutesStatus:
-    """How many routes are wanted and how many are there, and what is wrong, as sentences. `known` is False until the
-    first wish: what a killed daemon left stays until then."""
-
-    known: bool
-    wanted: int
-    present: int
-    problems: tuple[str, ...]
 
 
 class PodRoutes:
@@ -102,18 +92,27 @@ class PodRoutes:
             self._changed.set()  # the keeper's wait is of a time when all was well
 
     @property
+    def known(self) -> bool:
+        """False until the first wish: what a killed daemon left stays until then."""
+        return self._wanted is not None
+
+    @property
+    def present(self) -> int:
+        """How many of the wanted routes are there."""
+        return len(self._present)
+
+    @property
     def problem(self) -> str:
         """What is wrong, in one line; empty while all is well."""
-        problems = self.status().problems
+        troubles = [text for text in (self._trouble, self._watch.problem, self._keeper.problem) if text]
+        failures = [failure.reason for _, failure in sorted(self._failures.items())]
+        problems = troubles + failures
         more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
         return "; ".join(problems[:_SHOWN_PROBLEMS]) + more
 
     def status(self) -> PodRoutesStatus:
         """Return how it stands."""
-        troubles = tuple(text for text in (self._trouble, self._watch.problem, self._keeper.problem) if text)
-        failures = tuple(failure.reason for _, failure in sorted(self._failures.items()))
-        wanted = len(self._wanted or ())
-        return PodRoutesStatus(self._wanted is not None, wanted, len(self._present), troubles + failures)
+        return PodRoutesStatus(len(self._wanted or ()), self.problem)
 
     async def close(self, *, remove: bool) -> None:
         """End the upkeep; with `remove` every route of ours goes.

@@ -121,7 +121,7 @@ def test_a_pod_behind_its_node_is_reached_only_by_the_route(lab: Lab, family: in
             await routes.set_wanted(se.wanted(family))
             assert await se.ours(family) == se.wanted(family)
             await connect()
-            assert (routes.problem, routes.status().present) == ("", 3)
+            assert (routes.problem, routes.present) == ("", 3)
         with pytest.raises(OSError, match=r"nreachable|No route"):
             await connect()
 
@@ -177,7 +177,7 @@ def test_what_a_killed_daemon_left_stays_until_the_first_wish(
         monitor = await asyncio.create_subprocess_exec("ip", "monitor", "route", stdout=subprocess.PIPE)
         assert monitor.stdout is not None
         async with started() as routes:
-            assert not routes.status().known
+            assert not routes.known
             await asyncio.sleep(0.5)  # the keeper has woken several times
             assert await se.ours(family) == se.wanted(family)
             await routes.set_wanted(se.wanted(family, 0))
@@ -254,7 +254,7 @@ def test_a_route_of_somebody_else_to_the_same_pods_stays_and_is_said(lab: Lab, f
                 f"no route to {POD_CIDRS[family][0]} by lbd: somebody else's route (via {theirs}, protocol 12)"
                 in routes.problem
             )
-            assert (routes.status().wanted, routes.status().present) == (3, 2)
+            assert (routes.status().wanted, routes.present) == (3, 2)
             await routes.set_wanted(se.wanted(family, 1))
             assert routes.problem == ""
             await routes.set_wanted(se.wanted(family))
@@ -372,6 +372,6 @@ def test_a_thousand_nodes_have_their_routes_in_a_moment(lab: Lab) -> None:
             begun_s = asyncio.get_running_loop().time()
             await routes.set_wanted(wanted)
             assert asyncio.get_running_loop().time() - begun_s < 5.0
-            assert (await se.ours(4), routes.status().present) == (wanted, 1000)
+            assert (await se.ours(4), routes.present) == (wanted, 1000)
 
     play(lab, scene)
