@@ -98,9 +98,9 @@ class ApiClient:
     async def batches(
         self, path: str, *, query: Mapping[str, str], idle_timeout_s: float
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Watch: yield the events that have arrived, those that came together in one list, until the server ends it.
+        """Watch until the server ends it: yield an empty list once it has taken it up, then the events that arrive.
 
-        Close it (`contextlib.aclosing`) when leaving early.
+        Those that came together are in one list. Close it (`contextlib.aclosing`) when leaving early.
 
         Raises:
             ApiError: it doesn't begin, breaks, brings something else than JSON objects, or nothing for
@@ -115,6 +115,7 @@ class ApiClient:
                     )
                     raise ApiError(0, "NotAnApiServer", f"HTTP {response.status} to a watch")
             async with self._gate.answer(), aclosing(_lines(response, idle_timeout_s)) as batches:
+                yield []
                 async for lines in batches:
                     yield lines
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
-from aiohappyeyeballs import AddrInfoType
 
 from lbd.kubernetes.credentials import Credentials
 
@@ -83,7 +82,7 @@ def _make(credentials: Credentials) -> aiohttp.ClientSession:
     )
 
 
-def _socket(address: AddrInfoType) -> socket.socket:
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     made = socket.socket(address[0], address[1], address[2])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
