@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,21 +21,26 @@ from lbd import __version__
 from lbd.announce.announcer import Layer2Announcer
 from lbd.announce.errors import AnnounceError
 from lbd.announce.local_deliverer import LocalDeliverer
+from lbd.announce.netlink_thread import AddressError
 from lbd.announce.return_path_announcer import ReturnPathAnnouncer
 from lbd.health.checker import HealthChecker
 from lbd.model.admin_state import AdminStateChange, AdminStateResult
-from lbd.model.desired import DesiredState, MemberKey
+from lbd.model.desired import DesiredState, MemberKey, VirtualService
 from lbd.model.status import MemberHealth, ReloadResult, Status
 from lbd.observability.admin import AdminServer
 from lbd.observability.http import MetricsServer
 from lbd.supervisor.file_source import FileSource
 from lbd.supervisor.limit_watch import LOOK_INTERVAL_S, LimitWatch
+from lbd.supervisor.merge import Merge
 from lbd.supervisor.notify import ServiceManager
 from lbd.supervisor.relay_path import RelayDataPath
 from lbd.supervisor.snapshot import Snapshots
 from lbd.supervisor.supervisor import Supervisor
 from lbd.supervisor.tasks import Tasks
 from lbd.supervisor.transparent_members import Members, desired_members, is_transparent
+
+if TYPE_CHECKING:
+    from lbd.cli.cluster import Cluster
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +78,11 @@ class Daemon:
             self._answers if is_transparent(desired) else None,
         )
         self._supervisor = Supervisor(desired, self._data_path, self._announcer, self._health)
-        self._source = FileSource(paths_of, desired)
+        self._next_generation = itertools.count(desired.generation + 1).__next__
+        self._merge = Merge(desired)
+        self._cluster = self._cluster_of(desired)
+        self._swept = False
+        self._source = FileSource(paths_of, desired, self._next_generation, self._why_not)
         self._snapshots = Snapshots(__version__, self._supervisor, self._data_path)
         self._admin = AdminServer(desired.admin_socket, self.status, self.reload, self.set_admin_state)
         listen = desired.metrics_listen
@@ -82,9 +93,13 @@ class Daemon:
     def status(self) -> Status:
         """Return the snapshot that everybody reads."""
         status = self._snapshots.take(self._source.status)
+        problems = [*status.problems, *self._merge.problems]
         if self._answers.problem:
-            return replace(status, problems=(*status.problems, self._answers.problem))
-        return status
+            problems.append(self._answers.problem)
+        if self._cluster is None:
+            return replace(status, problems=tuple(problems))
+        problems += self._cluster.problems
+        return replace(status, problems=tuple(problems), kubernetes=self._cluster.status())
 
     async def reload(self) -> ReloadResult:
         """Read the files again, and return once the change has arrived everywhere, or was refused."""
@@ -123,26 +138,64 @@ class Daemon:
         try:
             await self._start()
             await self._serve()
-        except (OSError, AnnounceError) as error:
+        except (OSError, AnnounceError, AddressError) as error:
             raise StartError(str(error)) from error
         finally:
             await self._close()
 
     async def _start(self) -> None:
-        await self._source.start(self._supervisor.set_desired)  # before anybody can ask for a reload
+        await self._source.start(self._files_say)  # before anybody can ask for a reload
         await self._admin.start()
         if self._metrics is not None:
             await self._metrics.start()
         await self._announcer.start()
-        for vip in await self._announcer.sweep(frozenset(self._desired.vips)):
-            log.warning("orphan_removed", vip=vip, reason="left by a daemon that did not end in order")
+        if self._cluster is None:
+            await self._sweep()
+        elif (known := await self._cluster.load()) is not None:
+            self._supervisor.set_desired(self._merge.cluster_says(known, self._next_generation()))
+            await self._sweep()
         await self._answers.start()
         await self._health.start()
         await self._data_path.start()
+        if self._cluster is not None:
+            await self._cluster.start()
         self._tasks.own(self._measure_lag(), "measure loop lag")
         self._tasks.own(self._watch_limits(), "watch limits")
         if self._manager.watchdog_s:
             self._tasks.own(self._feed_watchdog(), "feed watchdog")
+
+    def _cluster_of(self, desired: DesiredState) -> Cluster | None:
+        if desired.kubernetes is None:
+            return None
+        from lbd.cli.cluster import Cluster  # not without need: its imports cost memory and half a second
+
+        return Cluster(
+            desired.kubernetes,
+            desired,
+            STATE_DIRECTORY,
+            lambda prefix: self._supervisor.holds(prefix),
+            self._cluster_says,
+        )
+
+    def _files_say(self, desired: DesiredState) -> None:
+        self._supervisor.set_desired(self._merge.files_say(desired))
+        if self._cluster is not None:
+            self._cluster.files_say(desired)
+
+    def _cluster_says(self, services: tuple[VirtualService, ...]) -> None:
+        self._supervisor.set_desired(self._merge.cluster_says(services, self._next_generation()))
+        if not self._swept:
+            self._swept = True
+            self._tasks.own(self._sweep(), "sweep")
+
+    def _why_not(self, desired: DesiredState) -> tuple[str, ...]:
+        return () if self._cluster is None else self._cluster.why_not(desired)
+
+    async def _sweep(self) -> None:
+        """Remove VIPs that a daemon which did not end in order has left, once every source has said what it wants."""
+        self._swept = True
+        for vip in await self._announcer.sweep(frozenset(self._supervisor.desired.vips)):
+            log.warning("orphan_removed", vip=vip, reason="left by a daemon that did not end in order")
 
     async def _serve(self) -> None:
         loop = self._tasks.own(self._supervisor.run(), "supervisor")
@@ -158,6 +211,8 @@ class Daemon:
     async def _close(self) -> None:
         await self._tasks.close()
         await self._source.close()
+        if self._cluster is not None:
+            await self._cluster.stop_watching()
         await self._supervisor.vips.close()
         try:
             await self._announcer.close(remove_addresses=True)
@@ -168,6 +223,11 @@ class Daemon:
         except AnnounceError as error:
             log.error("rules_left_behind", reason=str(error))
         await self._data_path.close()
+        try:
+            if self._cluster is not None:
+                await self._cluster.close()
+        except AnnounceError as error:
+            log.error("routes_left_behind", reason=str(error))
         await self._health.close()
         if self._metrics is not None:
             await self._metrics.close()
@@ -193,6 +253,8 @@ class Daemon:
             log.info("stopping", signal=name, drain_timeout_s=drain_s)
             self._manager.stopping(f"draining for at most {drain_s:g} s")
             self._supervisor.drain_all()
+            if self._cluster is not None:
+                self._tasks.own(self._cluster.stop_watching(), "stop watching the cluster")
         else:
             log.warning("stopping_at_once", signal=name, reason="a second signal to stop")
             self._data_path.kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from lbd.kubernetes.allocator import Allocation, allocate
@@ -33,6 +34,7 @@ class Changes:
     rules: tuple[tuple[L4Rule, RuleVerdict], ...]
     gone: tuple[ObjectKey, ...]
     """Services that no longer exist, or are not ours and never were."""
+    rules_gone: tuple[ObjectKey, ...]
 
 
 class Assembly:
@@ -72,6 +74,14 @@ class Assembly:
     def decided(self) -> Mapping[ObjectKey, Decision]:
         """What was decided last of each Service that is ours or was."""
         return self._decided
+
+    def slices_of(self, services: AbstractSet[ObjectKey]) -> set[ObjectKey]:
+        """Return the EndpointSlices of some Services."""
+        return {key for service in services for key in self._slices.get(service, ())}
+
+    def services_naming(self, rule: ObjectKey) -> int:
+        """How many Services name a rule."""
+        return self._rules.services_of(rule)
 
     def put_service(self, key: ObjectKey, service: Service | None) -> None:
         """Take over a Service as it is now, None if it is gone."""
@@ -124,9 +134,9 @@ class Assembly:
 
     def settle(self, is_released: Callable[[ObjectKey], bool]) -> Changes:
         """Work off what has changed; `is_released` tells whether nothing of a Service is left in the data path."""
-        judged, affected = self._rules.settle()
-        self._dirty |= affected
-        if judged:
+        found = self._rules.settle()
+        self._dirty |= found.affected
+        if found.judged or found.gone:
             self._allocate_anew = True
         if self._allocate_anew:
             self._allocate()
@@ -139,7 +149,7 @@ class Assembly:
                 decisions.append(decision)
             elif key not in self.leaving:
                 gone.append(key)
-        return Changes(self._virtual_services(), tuple(decisions), judged, tuple(gone))
+        return Changes(self._virtual_services(), tuple(decisions), found.judged, tuple(gone), found.gone)
 
     def _allocate(self) -> None:
         before = self.allocations

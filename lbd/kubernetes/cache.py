@@ -25,8 +25,8 @@ Objects = Mapping[str, tuple[dict[str, Any], ...]]
 """By resource."""
 
 
-def read(path: Path, server: str) -> Objects | None:
-    """Return what was known of the cluster at `server`; None if nothing is there that can be used, which is logged.
+def read(path: Path, cluster: str) -> Objects | None:
+    """Return what was known of `cluster`; None if nothing is there that can be used, which is logged.
 
     This blocks while it reads: a daemon calls it in a thread.
     """
@@ -42,8 +42,8 @@ def read(path: Path, server: str) -> Objects | None:
         found = json.loads(content)
         if found["version"] != VERSION:
             raise ValueError(f"it is of version {found['version']}, not {VERSION}")
-        if found["server"] != server:
-            log.info("kubernetes_cache_of_another_cluster", path=str(path), server=server)
+        if found["cluster"] != cluster:
+            log.info("kubernetes_cache_of_another_cluster", path=str(path), cluster=cluster)
             return None
         return {name: tuple(one for one in found[name] if isinstance(one, dict)) for name in RESOURCES}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -51,7 +51,7 @@ def read(path: Path, server: str) -> Objects | None:
         return None
 
 
-def write(path: Path, server: str, objects: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+def write(path: Path, cluster: str, objects: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
     """Replace what is known of the cluster; whoever reads meanwhile gets the old or the new whole.
 
     This blocks while it writes: a daemon calls it in a thread.
@@ -59,7 +59,7 @@ def write(path: Path, server: str, objects: Mapping[str, Iterable[Mapping[str, A
     Raises:
         OSError: it can't be written.
     """
-    document = {"version": VERSION, "server": server, **{name: list(objects.get(name, ())) for name in RESOURCES}}
+    document = {"version": VERSION, "cluster": cluster, **{name: list(objects.get(name, ())) for name in RESOURCES}}
     beside = path.with_suffix(".new")
     try:
         with open(beside, "w", encoding="utf-8", opener=_private) as file:

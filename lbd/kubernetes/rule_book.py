@@ -24,6 +24,15 @@ class NamedRule:
         return None if self.verdict is None else self.verdict.in_force
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was judged again, for which Services something else is in force or said now, and which rules are gone."""
+
+    judged: tuple[tuple[L4Rule, RuleVerdict], ...]
+    affected: frozenset[ObjectKey]
+    gone: tuple[ObjectKey, ...]
+
+
 class RuleBook:
     """Judges rules again when they or the configuration change, and knows which Services that touches."""
 
@@ -67,10 +76,11 @@ class RuleBook:
         """Judge all of them again."""
         self._dirty.update(self._rules)
 
-    def settle(self) -> tuple[tuple[tuple[L4Rule, RuleVerdict], ...], frozenset[ObjectKey]]:
-        """Judge what has changed; return those rules, and the Services for which something else is in force or said."""
+    def settle(self) -> Judged:
+        """Judge what has changed."""
         affected: set[ObjectKey] = set()
         judged: list[tuple[L4Rule, RuleVerdict]] = []
+        gone: list[ObjectKey] = []
         dirty, self._dirty = self._dirty, set()
         for key in sorted(dirty):
             before = self.judged.pop(key, None)
@@ -83,8 +93,10 @@ class RuleBook:
                 judged.append((rule, verdict))
                 if before is not None and before[1] == verdict:
                     continue
+            else:
+                gone.append(key)
             affected |= self._named_by.get(key, set())
-        return tuple(judged), frozenset(affected)
+        return Judged(tuple(judged), frozenset(affected), tuple(gone))
 
     def of(self, service: Service) -> NamedRule:
         """Return the rule that a Service names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,11 +26,23 @@ _FIRST_TRANSPARENT = (
 
 
 class FileSource:
-    """Implements `EndpointSource`. `paths_of` lists the files to read, anew each time: a directory may have changed."""
+    """Implements `EndpointSource`. `paths_of` lists the files to read, anew each time: a directory may have changed.
 
-    def __init__(self, paths_of: Callable[[], Sequence[Path]], initial: DesiredState) -> None:
+    `next_generation` numbers what all sources together say; without one, this source counts by itself. `why_not` may
+    refuse what the files want, with sentences.
+    """
+
+    def __init__(
+        self,
+        paths_of: Callable[[], Sequence[Path]],
+        initial: DesiredState,
+        next_generation: Callable[[], int] | None = None,
+        why_not: Callable[[DesiredState], Sequence[str]] = lambda _wanted: (),
+    ) -> None:
         self._paths_of = paths_of
         self._current = initial
+        self._next_generation = next_generation or itertools.count(initial.generation + 1).__next__
+        self._why_not = why_not
         self._may_be_transparent = is_transparent(initial)
         self._post: Callable[[DesiredState], None] | None = None
         self._lock = asyncio.Lock()
@@ -66,12 +79,13 @@ class FileSource:
             fixed = _changes_that_need_a_restart(self._current, desired)
             if is_transparent(desired) and not self._may_be_transparent:
                 fixed.append(_FIRST_TRANSPARENT)
+            fixed += self._why_not(desired)
             if fixed:
                 return self._refused(paths, tuple(fixed))
             return self._accepted(paths, desired)
 
     def _accepted(self, paths: Sequence[Path], desired: DesiredState) -> ReloadResult:
-        self._current = desired
+        desired = self._current = replace(desired, generation=self._next_generation())
         now = time.time()
         self.status = replace(
             self.status,

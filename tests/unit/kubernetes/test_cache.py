@@ -9,13 +9,13 @@ import pytest
 
 from lbd.kubernetes import cache
 
-SERVER = "https://10.0.0.1:6443"
+CLUSTER = "https://10.0.0.1:6443"
 SERVICE = {"kind": "Service", "metadata": {"name": "web", "namespace": "default"}}
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
-    cache.write(tmp_path / "k.json", SERVER, {"services": [SERVICE]})
-    assert cache.read(tmp_path / "k.json", SERVER) == {
+    cache.write(tmp_path / "k.json", CLUSTER, {"services": [SERVICE]})
+    assert cache.read(tmp_path / "k.json", CLUSTER) == {
         "services": (SERVICE,),
         "endpointslices": (),
         "l4rules": (),
@@ -24,17 +24,17 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_it_is_for_nobody_elses_eyes(tmp_path: Path) -> None:
-    cache.write(tmp_path / "k.json", SERVER, {})
+    cache.write(tmp_path / "k.json", CLUSTER, {})
     assert (tmp_path / "k.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_nothing_there_is_no_state(tmp_path: Path) -> None:
-    assert cache.read(tmp_path / "k.json", SERVER) is None
+    assert cache.read(tmp_path / "k.json", CLUSTER) is None
 
 
 def test_another_clusters_state_is_not_used(tmp_path: Path) -> None:
     cache.write(tmp_path / "k.json", "https://10.0.0.2:6443", {"services": [SERVICE]})
-    assert cache.read(tmp_path / "k.json", SERVER) is None
+    assert cache.read(tmp_path / "k.json", CLUSTER) is None
 
 
 @pytest.mark.parametrize(
@@ -45,45 +45,45 @@ def test_another_clusters_state_is_not_used(tmp_path: Path) -> None:
         b"[]",
         b"null",
         b'{"version":1}',
-        b'{"version":2,"server":"https://10.0.0.1:6443"}',
+        b'{"version":2,"cluster":"https://10.0.0.1:6443"}',
         b"\xff\xfe",
         b"[" * 100_000,
         json.dumps(
-            {"version": 1, "server": SERVER, "services": 7, "endpointslices": [], "l4rules": [], "nodes": []}
+            {"version": 1, "cluster": CLUSTER, "services": 7, "endpointslices": [], "l4rules": [], "nodes": []}
         ).encode(),
     ],
 )
 def test_a_damaged_file_is_no_state(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "k.json").write_bytes(content)
-    assert cache.read(tmp_path / "k.json", SERVER) is None
+    assert cache.read(tmp_path / "k.json", CLUSTER) is None
 
 
 def test_a_folder_in_its_place_is_no_state(tmp_path: Path) -> None:
     (tmp_path / "k.json").mkdir()
-    assert cache.read(tmp_path / "k.json", SERVER) is None
+    assert cache.read(tmp_path / "k.json", CLUSTER) is None
 
 
 def test_what_can_not_be_written_leaves_the_old_state_and_nothing_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "k.json"
-    cache.write(path, SERVER, {"services": [SERVICE]})
+    cache.write(path, CLUSTER, {"services": [SERVICE]})
     monkeypatch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):
-        cache.write(path, SERVER, {})
+        cache.write(path, CLUSTER, {})
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["k.json"]
-    assert cache.read(path, SERVER)["services"] == (SERVICE,)
+    assert cache.read(path, CLUSTER)["services"] == (SERVICE,)
 
 
 def test_what_is_no_object_is_left_out(tmp_path: Path) -> None:
     document = {
         "version": 1,
-        "server": SERVER,
+        "cluster": CLUSTER,
         "services": [SERVICE, 7, None],
         "endpointslices": [],
         "l4rules": [],
         "nodes": [],
     }
     (tmp_path / "k.json").write_text(json.dumps(document))
-    assert cache.read(tmp_path / "k.json", SERVER)["services"] == (SERVICE,)
+    assert cache.read(tmp_path / "k.json", CLUSTER)["services"] == (SERVICE,)

@@ -1,0 +1,379 @@
+"""From a cluster's objects to virtual services: what each change comes to, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lbd.kubernetes import assembly as assembly_module
+from lbd.kubernetes import rule_book
+from lbd.kubernetes.assembly import Assembly, Changes
+from lbd.kubernetes.objects import (
+    ADDRESS_CONDITION,
+    FINALIZER,
+    RULE_ANNOTATION,
+    RULE_CONDITION,
+    Condition,
+    EndpointSlice,
+    L4Rule,
+    ObjectKey,
+    Service,
+    ServicePort,
+    SliceEndpoint,
+)
+from lbd.kubernetes.wishes import ServiceWish
+from lbd.model.desired import Algorithm, Protocol
+from lbd.model.kubernetes import AddressPool, AddressRange, Kubernetes
+
+POOL = AddressPool("web", (AddressRange("172.16.101.150", "172.16.101.160"),))
+KUBERNETES = Kubernetes(address_pools=(POOL,))
+GIVEN = Condition(ADDRESS_CONDITION, "True", "Assigned", "")
+HASHED = {
+    "backendProperties": [
+        {
+            "port": 80,
+            "protocol": "TCP",
+            "lbAlgorithm": "LB_ALGORITHM_CONSISTENT_HASH",
+            "lbAlgorithmHash": "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS",
+        }
+    ]
+}
+BAD = {"vsDatascriptRefs": ["a-script"]}
+
+
+def service(name: str = "web", **changes: Any) -> Service:
+    made = Service(
+        key=ObjectKey("default", name),
+        uid=f"uid-{name}",
+        resource_version="1",
+        created="2026-01-01T00:00:00Z",
+        type="LoadBalancer",
+        load_balancer_class="lbd.io/service-engine",
+        ports=(ServicePort("http", 80, Protocol.TCP),),
+    )
+    return replace(made, **changes)
+
+
+def published(name: str = "web", address: str = "172.16.101.150", **changes: Any) -> Service:
+    """Return a Service that says what the writer wrote."""
+    return service(name, **{"ingress": (address,), "conditions": (GIVEN,), "finalizers": (FINALIZER,), **changes})
+
+
+def slice_of(name: str = "web", *addresses: str, **changes: Any) -> EndpointSlice:
+    endpoints = tuple(SliceEndpoint((address,)) for address in addresses)
+    made = EndpointSlice(ObjectKey("default", f"{name}-1"), name, 4, (("http", 8080, Protocol.TCP),), endpoints)
+    return replace(made, **changes)
+
+
+def rule(spec: Mapping[str, Any], generation: int = 1, name: str = "tuned") -> L4Rule:
+    return L4Rule(ObjectKey("default", name), "uid-rule", "1", generation, spec)
+
+
+class Cluster:
+    """An assembly with the objects of a test, and what it said last."""
+
+    def __init__(self, *objects: Service | EndpointSlice | L4Rule, taken: Mapping[str, str] | None = None) -> None:
+        self.assembly = Assembly(KUBERNETES, taken or {})
+        self.held: set[ObjectKey] = set()
+        self.changes = self.put(*objects)
+
+    def put(self, *objects: Service | EndpointSlice | L4Rule) -> Changes:
+        for one in objects:
+            put: Callable[[ObjectKey, Any], None] = {
+                Service: self.assembly.put_service,
+                EndpointSlice: self.assembly.put_slice,
+                L4Rule: self.assembly.put_rule,
+            }[type(one)]
+            put(one.key, one)
+        return self.settle()
+
+    def settle(self) -> Changes:
+        self.changes = self.assembly.settle(lambda key: key not in self.held)
+        return self.changes
+
+    @property
+    def members(self) -> dict[str, list[str]]:
+        return {
+            one.name: [member.endpoint.address for member in one.pool.members] for one in self.changes.virtual_services
+        }
+
+
+def wish_of(changes: Changes, name: str = "web") -> ServiceWish:
+    (found,) = [one.wish for one in changes.decisions if one.service.key.name == name]
+    return found
+
+
+def notes_of(changes: Changes) -> list[str]:
+    return [note.reason for one in changes.decisions for note in one.notes]
+
+
+# -- addresses: the status is the record -------------------------------------------------------------------------------
+
+
+def test_a_service_without_an_address_gets_one_wished_and_nothing_is_served_yet():
+    cluster = Cluster(service(), slice_of("web", "10.10.52.11"))
+    assert cluster.members == {}
+    wish = wish_of(cluster.changes)
+    assert wish.addresses == ("172.16.101.150",)
+    assert wish.finalizer
+    assert [(one.type, one.status) for one in wish.conditions] == [(ADDRESS_CONDITION, "True")]
+    assert notes_of(cluster.changes) == ["AddressAssigned"]
+
+
+def test_what_the_status_says_is_served():
+    cluster = Cluster(published(), slice_of("web", "10.10.52.11", "10.10.52.12"))
+    assert cluster.members == {"default/web:80": ["10.10.52.11", "10.10.52.12"]}
+    assert cluster.changes.virtual_services[0].vip == "172.16.101.150"
+    assert notes_of(cluster.changes) == []
+
+
+def test_an_address_that_lbd_did_not_give_is_not_served():
+    forged = service(ingress=("172.16.101.250",))
+    assert Cluster(forged, slice_of("web", "10.10.52.11")).members == {}
+
+
+def test_two_services_that_claim_one_address_are_not_both_served_on_it():
+    second = published("second", created="2026-02-01T00:00:00Z")
+    cluster = Cluster(published("first"), second)
+    assert [one.name for one in cluster.changes.virtual_services] == ["default/first:80"]
+    assert wish_of(cluster.changes, "second").addresses == ("172.16.101.151",)
+
+
+def test_an_address_is_served_until_the_status_says_another_one():
+    asking = published(annotations=(("lbd.io/address", "172.16.101.155"),))
+    cluster = Cluster(asking)
+    assert [one.vip for one in cluster.changes.virtual_services] == ["172.16.101.150"]
+    assert wish_of(cluster.changes).addresses == ("172.16.101.155",)
+    cluster.put(replace(asking, ingress=("172.16.101.155",)))
+    assert [one.vip for one in cluster.changes.virtual_services] == ["172.16.101.155"]
+
+
+def test_an_address_of_the_files_is_not_given_away():
+    cluster = Cluster(service(), taken={"172.16.101.150": 'virtual service "web"'})
+    assert wish_of(cluster.changes).addresses == ("172.16.101.151",)
+
+
+def test_a_full_pool_is_a_problem_with_the_count_and_said_once():
+    many = [published(f"s{i:02}", f"172.16.101.{150 + i}") for i in range(11)]
+    cluster = Cluster(*many, service("late", created="2026-03-01T00:00:00Z"))
+    late = cluster.assembly.decided[ObjectKey("default", "late")]
+    assert "11 of 11" in late.problems[0].message
+    assert not late.wish.finalizer
+    assert notes_of(cluster.changes) == [late.problems[0].reason]
+    again = cluster.put(service("late", created="2026-03-01T00:00:00Z", resource_version="2"))
+    assert notes_of(again) == []
+
+
+# -- members -----------------------------------------------------------------------------------------------------------
+
+
+def test_slices_are_merged_moved_and_taken_away():
+    other = slice_of("web", "10.10.52.12", key=ObjectKey("default", "web-2"))
+    cluster = Cluster(published(), slice_of("web", "10.10.52.11"), other)
+    assert cluster.members == {"default/web:80": ["10.10.52.11", "10.10.52.12"]}
+    cluster.put(replace(other, service="somebody-else"))
+    assert cluster.members == {"default/web:80": ["10.10.52.11"]}
+    cluster.assembly.put_slice(ObjectKey("default", "web-1"), None)
+    cluster.settle()
+    assert cluster.members == {"default/web:80": []}
+
+
+def test_slices_that_come_before_their_service_are_kept_for_it():
+    cluster = Cluster(slice_of("web", "10.10.52.11"))
+    cluster.put(published())
+    assert cluster.members == {"default/web:80": ["10.10.52.11"]}
+
+
+def test_a_member_with_an_address_of_a_pool_is_refused():
+    cluster = Cluster(published(), slice_of("web", "10.10.52.11", "172.16.101.153"))
+    assert cluster.members == {"default/web:80": ["10.10.52.11"]}
+    assert "172.16.101.153" in cluster.assembly.decided[ObjectKey("default", "web")].problems[0].message
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+NAMING = {"annotations": ((RULE_ANNOTATION, "tuned"),)}
+
+
+def test_a_rule_is_in_force_for_the_services_that_name_it():
+    cluster = Cluster(published(**NAMING), published("other", "172.16.101.151"), rule(HASHED))
+    algorithms = {one.name: one.pool.algorithm for one in cluster.changes.virtual_services}
+    assert algorithms["default/web:80"] is Algorithm.CONSISTENT_HASH
+    assert algorithms["default/other:80"] is not Algorithm.CONSISTENT_HASH
+    (found,) = [one for one in wish_of(cluster.changes).conditions if one.type == RULE_CONDITION]
+    assert found.status == "True"
+
+
+def test_a_rejected_edit_keeps_what_was_accepted_last_and_says_so():
+    cluster = Cluster(published(**NAMING), rule(HASHED))
+    before = cluster.changes.virtual_services
+    changes = cluster.put(rule(BAD, generation=2))
+    assert changes.virtual_services[0] is before[0]
+    ((_, verdict),) = changes.rules
+    assert (verdict.accepted, verdict.generation_in_force) == (False, 1)
+    assert notes_of(changes) == ["RuleRejected"]
+    (found,) = [one for one in wish_of(changes).conditions if one.type == RULE_CONDITION]
+    assert found.status == "False"
+    assert "vsDatascriptRefs" in found.message
+
+
+def test_a_rule_that_is_not_there_is_a_problem_until_it_comes():
+    cluster = Cluster(published(**NAMING))
+    assert notes_of(cluster.changes) == ["RuleNotFound"]
+    changes = cluster.put(rule(HASHED))
+    assert changes.virtual_services[0].pool.algorithm is Algorithm.CONSISTENT_HASH
+    assert cluster.assembly.decided[ObjectKey("default", "web")].problems == ()
+
+
+def test_a_rule_that_goes_leaves_the_defaults():
+    cluster = Cluster(published(**NAMING), rule(HASHED))
+    cluster.assembly.put_rule(ObjectKey("default", "tuned"), None)
+    changes = cluster.settle()
+    assert changes.virtual_services[0].pool.algorithm is not Algorithm.CONSISTENT_HASH
+    assert changes.rules_gone == (ObjectKey("default", "tuned"),)
+
+
+def test_a_rule_of_another_namespace_can_be_named():
+    naming = published(annotations=((RULE_ANNOTATION, "shop/tuned"),))
+    cluster = Cluster(naming, replace(rule(HASHED), key=ObjectKey("shop", "tuned")))
+    assert cluster.changes.virtual_services[0].pool.algorithm is Algorithm.CONSISTENT_HASH
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"deleting": True}, {"type": "ClusterIP"}], ids=["deleted", "another type"])
+def test_a_service_that_leaves_is_cleaned_up_when_nothing_of_it_is_left_here(change: dict[str, Any]):
+    cluster = Cluster(published())
+    cluster.held = {ObjectKey("default", "web")}
+    changes = cluster.put(published(**change))
+    assert changes.virtual_services == ()
+    assert changes.decisions == ()
+    assert cluster.assembly.leaving == cluster.held
+    cluster.held = set()
+    changes = cluster.settle()
+    assert wish_of(changes) == ServiceWish()
+    assert cluster.assembly.leaving == set()
+
+
+def test_the_address_of_a_service_that_leaves_is_not_given_to_another_before_it_is_gone():
+    cluster = Cluster(published())
+    cluster.held = {ObjectKey("default", "web")}
+    cluster.put(published(deleting=True))
+    changes = cluster.put(service("next"))
+    assert wish_of(changes, "next").addresses == ("172.16.101.151",)
+    cluster.put(published("next", "172.16.101.151"))
+    cluster.assembly.put_service(ObjectKey("default", "web"), None)
+    assert cluster.put(service("after", created="2026-05-01T00:00:00Z")).gone == (ObjectKey("default", "web"),)
+    assert wish_of(cluster.changes, "after").addresses == ("172.16.101.150",)
+
+
+def test_a_service_that_comes_back_before_it_was_cleaned_up_is_served_again():
+    cluster = Cluster(published())
+    cluster.held = {ObjectKey("default", "web")}
+    cluster.put(published(type="ClusterIP"))
+    changes = cluster.put(published())
+    assert cluster.assembly.leaving == set()
+    assert [one.vip for one in changes.virtual_services] == ["172.16.101.150"]
+
+
+def test_a_service_of_another_class_is_touched_by_nobody():
+    cluster = Cluster(published(load_balancer_class="somebody.else/lb"))
+    assert cluster.changes.virtual_services == ()
+    assert cluster.changes.decisions == ()
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often the three expensive decisions are made."""
+    counts = {"translate": 0, "allocate": 0, "judge_rule": 0}
+
+    def counting(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def count(*arguments: Any) -> Any:
+            counts[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, count)
+
+    counting(assembly_module, "translate")
+    counting(assembly_module, "allocate")
+    counting(rule_book, "judge_rule")
+    return counts
+
+
+def fifty() -> Cluster:
+    pool = replace(POOL, ranges=(AddressRange("172.16.1.1", "172.16.1.250"),))
+    cluster = Cluster()
+    cluster.assembly.reconfigure(replace(KUBERNETES, address_pools=(pool,)), {})
+    cluster.put(
+        *(published(f"s{i:02}", f"172.16.1.{i + 1}", **NAMING if i < 2 else {}) for i in range(50)), rule(HASHED)
+    )
+    return cluster
+
+
+def test_a_change_of_one_slice_costs_one_translation(counted: dict[str, int]):
+    cluster = fifty()
+    before = cluster.changes.virtual_services
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    after = cluster.put(slice_of("s07", "10.10.52.11")).virtual_services
+    assert counted == {"translate": 1, "allocate": 0, "judge_rule": 0}
+    assert [one.name for one, other in zip(after, before, strict=True) if one is not other] == ["default/s07:80"]
+
+
+def test_what_was_written_to_a_status_costs_no_allocation(counted: dict[str, int]):
+    cluster = fifty()
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    cluster.put(published("s07", "172.16.1.8", resource_version="2", finalizers=(FINALIZER, "another")))
+    assert counted == {"translate": 1, "allocate": 0, "judge_rule": 0}
+
+
+def test_a_change_of_a_rule_costs_the_services_that_name_it(counted: dict[str, int]):
+    cluster = fifty()
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    cluster.put(rule({}, generation=2))
+    assert counted["judge_rule"] == 1
+    assert counted["translate"] == 2
+
+
+def test_services_that_are_nobodys_load_balancer_cost_nothing(counted: dict[str, int]):
+    cluster = fifty()
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    changes = cluster.put(service("inner", type="ClusterIP"), slice_of("inner", "10.10.52.11"))
+    assert counted["allocate"] == 0
+    assert changes.decisions == ()
+
+
+def test_after_a_new_configuration_everything_is_looked_at_and_what_did_not_change_is_the_same(counted: dict[str, int]):
+    cluster = fifty()
+    before = cluster.changes.virtual_services
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    pool = replace(POOL, name="renamed", ranges=(AddressRange("172.16.1.1", "172.16.1.250"),))
+    cluster.assembly.reconfigure(replace(KUBERNETES, address_pools=(pool,)), {})
+    after = cluster.settle().virtual_services
+    assert counted == {"translate": 50, "allocate": 1, "judge_rule": 1}
+    assert all(one is other for one, other in zip(after, before, strict=True))
+
+
+def test_a_pool_that_shrank_under_an_address_keeps_it_and_says_so():
+    cluster = Cluster(published(), slice_of("web", "10.10.52.11"))
+    smaller = replace(POOL, ranges=(AddressRange("172.16.101.155", "172.16.101.160"),))
+    cluster.assembly.reconfigure(replace(KUBERNETES, address_pools=(smaller,)), {})
+    changes = cluster.settle()
+    assert [one.vip for one in changes.virtual_services] == ["172.16.101.150"]
+    assert wish_of(changes).addresses == ("172.16.101.150",)
+    assert len(notes_of(changes)) == 1
+
+
+def test_who_begins_to_lead_hears_again_what_is_wrong():
+    cluster = Cluster(published(**NAMING))
+    assert notes_of(cluster.settle()) == []
+    cluster.assembly.repeat()
+    assert notes_of(cluster.settle()) == ["RuleNotFound"]
