@@ -47,6 +47,8 @@ class ServiceBuilder:
         self._report = report
         self.limits = limits
         self._members: dict[int, Member] = {}
+        self._pooled_no_more: set[int] = set()
+        """The slots of members that no pool has any more; connections may use them still."""
         self._algorithms: dict[int, tuple[object, ...]] = {}
         """By service slot: what a change of makes a new balancer necessary."""
 
@@ -61,6 +63,8 @@ class ServiceBuilder:
             self._relay.services[slot] = service
         _set_settings(service.settings, message)
         members = [self._member(entry) for entry in message["members"]]
+        self._pooled_no_more |= {member.slot for member in service.members}
+        self._pooled_no_more -= {member.slot for member in members}
         self._set_pool(service, members, message, descriptors)
         self.limits.set(service, message)
         service.set_weights(message["weights"], message["down"])
@@ -80,15 +84,16 @@ class ServiceBuilder:
         service = self._relay.services.get(slot)
         if service is not None:
             self.limits.remove(service)
+            self._pooled_no_more |= {member.slot for member in service.members}
         self._relay.remove(slot)
         self._algorithms.pop(slot, None)
 
     def forget_unused_members(self) -> None:
         """Forget the members that no pool has and no connection uses."""
-        in_pools = {member.slot for service in self._relay.services.values() for member in service.members}
-        unused = [slot for slot, member in self._members.items() if slot not in in_pools and not member.active]
-        for slot in unused:
-            del self._members[slot]
+        for slot in list(self._pooled_no_more):
+            if not self._members[slot].active:
+                del self._members[slot]
+                self._pooled_no_more.discard(slot)
 
     def _set_pool(self, service: Service, members: list[Member], message: Message, descriptors: list[int]) -> None:
         algorithm = (message["algorithm"], message["hash_key"], message["max_load_percent"])

@@ -103,6 +103,8 @@ class WorkerPool:
         self._places: dict[int, WorkerProcess] = {}
         self._restarts = dict.fromkeys(range(size), 0)
         self._quick_deaths = dict.fromkeys(range(size), 0)
+        self._covered: set[int] = set()
+        """The places of which others have sockets."""
         self._tasks = Tasks()
         self._closing = False
         self.all_ready = asyncio.Event()
@@ -260,6 +262,7 @@ class WorkerPool:
         for index in idle if heirs else ():
             for position, loan in enumerate(self._holdings.sockets_of(index)):
                 if loan.sock.identity not in held:
+                    self._covered.add(index)
                     self._try_to_lend(heirs[position % len(heirs)], loan)
 
     def _try_to_lend(self, heir: WorkerProcess, loan: Loan) -> None:
@@ -282,6 +285,9 @@ class WorkerPool:
 
     def _give_back(self, index: int) -> None:
         """The worker in this place accepts by itself again: its heirs let go, and leave the queue to it."""
+        if index not in self._covered:  # the usual case, and there are hundreds of sockets to look for
+            return
+        self._covered.discard(index)
         for loan in self._holdings.sockets_of(index):
             for other in self.alive:
                 if other.index != index and loan.sock.identity in other.listeners:
