@@ -35,6 +35,8 @@ class ProfileType(StrEnum):
 
 profile_type = scalars.one_of(ProfileType)
 priority = scalars.whole_number(0, 1000, "a priority")
+renew_deadline = quantities.duration("200ms", "10m")
+retry = quantities.duration("100ms", "5m")
 _lease_duration = quantities.duration("1s", "10m")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from lbd.config import judging, kubernetes_scalars, quantities, scalars
+from lbd.config import judging, kubernetes_scalars, scalars
 from lbd.config.errors import ConfigError
 from lbd.config.facts import Cursor, Facts
 from lbd.config.shapes_kubernetes import LeaseShape
@@ -22,7 +22,11 @@ _LEASE_ORDER = (
     ("retry", "renew_deadline", "the Lease must be tried again before it is given up"),
     ("renew_deadline", "duration", "who leads must stop before another one may begin"),
 )
-_read_time = quantities.duration("0s", "100000h")
+_LEASE_READERS = {
+    "retry": kubernetes_scalars.retry,
+    "renew_deadline": kubernetes_scalars.renew_deadline,
+    "duration": kubernetes_scalars.lease_duration,
+}
 
 
 def way_to_the_cluster(facts: Facts) -> Iterator[ConfigError]:
@@ -96,9 +100,9 @@ def lease(facts: Facts) -> Iterator[ConfigError]:
 
 
 def _time_of(cursor: Cursor | None, key: str) -> float | None:
-    """Return what is written in seconds, or the default of a key that is not."""
+    """Return what is written, None if it is wrong by itself, or the default of a key that is not written."""
     if cursor is not None:
-        return cursor.read(_read_time)
+        return cursor.read(_LEASE_READERS[key])
     default: float = LeaseShape.model_fields[key].default
     return default
 

@@ -34,8 +34,8 @@ class LeaseShape(Shape):
     namespace: _Namespace = "lbd-system"
     name: Annotated[str, PlainValidator(kubernetes_scalars.object_name)] = "lbd"
     duration: Annotated[float, PlainValidator(kubernetes_scalars.lease_duration)] = 15.0
-    renew_deadline: Annotated[float, PlainValidator(quantities.duration("200ms", "10m"))] = 10.0
-    retry: Annotated[float, PlainValidator(quantities.duration("100ms", "5m"))] = 2.0
+    renew_deadline: Annotated[float, PlainValidator(kubernetes_scalars.renew_deadline)] = 10.0
+    retry: Annotated[float, PlainValidator(kubernetes_scalars.retry)] = 2.0
 
 
 class KubernetesShape(Shape):

@@ -8,8 +8,9 @@ composer recurses in C; and only here can nesting and aliases be bounded before 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,19 +99,23 @@ def resolve(text: str) -> Plain:
 def parse(text: str, file: str) -> tuple[Node | None, list[ConfigError]]:
     """Return the one document of `text`, None where it can't be read to its end, and what is wrong with it as YAML."""
     builder = _Builder(file)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        for event in yaml.parse(text, Loader=loader):
-            builder.take(event)
-    except yaml.YAMLError as error:
-        builder.errors.append(_syntax_error(error, text, file))
+    if not builder.read(text):
         return None, builder.errors
-    except _UnreadableError as error:
-        builder.errors.append(error.args[0])
-        return None, builder.errors
-    if builder.root is None:
+    if not builder.roots:
         builder.errors.append(ConfigError(file, 1, 1, "", "is empty"))
-    return builder.root, builder.errors
+        return None, builder.errors
+    return builder.roots[0], builder.errors
+
+
+def parse_manifests(text: str, file: str, resolve: Callable[[str], Plain]) -> tuple[list[Node], list[ConfigError]]:
+    """Return the documents of `text`, as many as it has, and what is wrong with it as YAML.
+
+    `resolve` says what a plain scalar stands for: other programs read such files too, and not as YAML 1.2. Keys that
+    are no text are what is written of them.
+    """
+    builder = _Builder(file, resolve, several=True)
+    builder.read(text)
+    return builder.roots, builder.errors
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
@@ -155,16 +160,32 @@ class _Frame:
 
 
 class _Builder:
-    """Makes the tree of one document out of events; what can be reported without giving up goes to `errors`."""
+    """Makes trees of documents out of events; what can be reported without giving up goes to `errors`."""
 
-    def __init__(self, file: str) -> None:
-        self.root: Node | None = None
+    def __init__(self, file: str, resolve: Callable[[str], Plain] = resolve, *, several: bool = False) -> None:
+        self.roots: list[Node] = []
         self.errors: list[ConfigError] = []
         self._file = file
+        self._resolve = resolve
+        self._several = several
         self._frames: list[_Frame] = []
         self._anchors: dict[str, Node] = {}
         self._documents = 0
         self._nodes = 0
+
+    def read(self, text: str) -> bool:
+        """Read a file; return whether it could be read to its end."""
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            for event in yaml.parse(text, Loader=loader):
+                self.take(event)
+        except yaml.YAMLError as error:
+            self.errors.append(_syntax_error(error, text, self._file))
+            return False
+        except _UnreadableError as error:
+            self.errors.append(error.args[0])
+            return False
+        return True
 
     def take(self, event: yaml.Event) -> None:
         mark = event.start_mark
@@ -176,7 +197,7 @@ class _Builder:
             if not event.value.isascii() and _SURROGATE.search(event.value):
                 raise self._fatal(line, column, "has half of a surrogate pair, which is no character")
             is_plain = event.implicit[0]
-            value = resolve(event.value) if is_plain else event.value
+            value = self._resolve(event.value) if is_plain else event.value
             scalar = Scalar(line, column, value, merge_key=is_plain and value == "<<")
             self._complete(scalar, event.anchor, line, column)
         elif isinstance(event, yaml.AliasEvent):
@@ -193,7 +214,8 @@ class _Builder:
             self._close()
         elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
-            if self._documents > 1:
+            self._anchors.clear()
+            if self._documents > 1 and not self._several:
                 raise self._fatal(line, column, "a second YAML document begins here; a file may have only one")
 
     def _location(self) -> Location:
@@ -245,7 +267,7 @@ class _Builder:
         if anchor is not None:
             self._anchors[anchor] = node
         if not self._frames:
-            self.root = node
+            self.roots.append(node)
             return
         frame = self._frames[-1]
         frame.size += node.size
@@ -262,6 +284,8 @@ class _Builder:
         if not isinstance(node, Scalar):
             self.errors.append(self._error(line, column, "a key must be text, not a list or a mapping"))
             return _Key(None, line, column)
+        if not isinstance(node.value, str) and self._several:
+            return _Key(json.dumps(node.value), line, column)
         if not isinstance(node.value, str):
             self.errors.append(self._error(line, column, f"the key {show(node.value)} must be text: put it in quotes"))
             return _Key(None, line, column)
