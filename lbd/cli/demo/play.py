@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lbd.cli.demo import sandbox
+from lbd.cli.demo.demo_daemon import LOG_PATH, METRICS, StageError
 from lbd.cli.demo.lab import Pod
 from lbd.cli.demo.ledger import Ledger, Verdict, judge
-from lbd.cli.demo.stage import LOG_PATH, METRICS, PORT, VIP, Stage, StageError, member_of
+from lbd.cli.demo.stage import PORT, VIP, Stage, member_of
 from lbd.cli.demo.traffic import RATE_PER_S, Traffic
 from lbd.cli.demo.view import PodLine, Scene, View
 from lbd.model.status import Health

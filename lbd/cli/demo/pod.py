@@ -12,15 +12,16 @@ _LONGEST_REQUEST_BYTES = 16384
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
-    """Answer one request of one connection, and close it."""
+    """Answer the requests of one connection until it is closed, or one says `Connection: close`."""
+    body = f"{name}\n".encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
     try:
-        await reader.readuntil(b"\r\n\r\n")
-        body = f"{name}\n".encode()
-        head = (
-            f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        await writer.drain()
+        last = False
+        while not last:
+            request = await reader.readuntil(b"\r\n\r\n")
+            last = b"\r\nconnection: close" in request.lower()
+            writer.write(f"{head}{'Connection: close' if last else 'Connection: keep-alive'}\r\n\r\n".encode() + body)
+            await writer.drain()
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
         pass  # a health check that only connects, or a client that went away: nobody waits for an answer
     finally:
