@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lbd.announce.announcer import STATE_DIRECTORY
+
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNIT = SYSTEMD / "lbd.service"
 INSTALLED = "/opt/lbd/bin/lbd"
@@ -100,3 +102,17 @@ def test_no_kernel_setting_allows_binding_foreign_addresses() -> None:
 def test_sysusers_makes_the_user_that_the_unit_runs_as() -> None:
     line = next(line for line in (SYSTEMD / "sysusers.d" / "lbd.conf").read_text().splitlines() if line[0] != "#")
     assert line.split()[:2] == ["u", section("Service")["User"]]
+
+
+def test_the_unit_makes_the_place_where_a_daemon_keeps_what_it_knew() -> None:
+    """Of the cluster, and of its addresses: writable under ProtectSystem=strict because systemd makes it."""
+    service = section("Service")
+    assert str(STATE_DIRECTORY) == f"/var/lib/{service['StateDirectory']}"
+    assert (service["ProtectSystem"], service["User"], service["StateDirectoryMode"]) == ("strict", "lbd", "0750")
+
+
+def test_the_unit_lets_lbd_reach_the_api_server_and_change_routes() -> None:
+    families = set(section("Service")["RestrictAddressFamilies"].split())
+    assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"} <= families
+    assert "IPAddressDeny" not in section("Service")
+    assert "PrivateNetwork" not in section("Service")
