@@ -15,6 +15,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_CONFIG = 0, 1, 2, 78
 _COMMANDS = {
     "run": "lbd.cli.run",
     "check": "lbd.cli.check",
+    "lint": "lbd.cli.lint",
     "status": "lbd.cli.status",
     "reload": "lbd.cli.reload",
     "drain": "lbd.cli.admin_state:drain",

@@ -23,6 +23,9 @@ _Kind = TypeVar(
     "_Kind", PersistenceProfile, ApplicationProfile, NetworkProfile, AnalyticsProfile, NetworkSecurityPolicy
 )
 
+THERE_IS_NO = "there is no"
+"""How each sentence about a reference begins that resolves to nothing."""
+
 _WORDS: dict[type[Profile], str] = {
     PersistenceProfile: "persistence profile",
     ApplicationProfile: "application profile",
@@ -53,7 +56,7 @@ class Catalog:
         if others:
             raise ValueError(f"{show(name)} is {_a(others[0])}, and this must name {_a(_WORDS[kind])}")
         names = sorted(known for of_kind, known in self._profiles if of_kind is kind)
-        raise ValueError(f"there is no {_WORDS[kind]} {show(name)}{scalars.did_you_mean(name, names)}")
+        raise ValueError(f"{THERE_IS_NO} {_WORDS[kind]} {show(name)}{scalars.did_you_mean(name, names)}")
 
     def monitor(self, name: str) -> HealthMonitor:
         """Return a health monitor, by its own name or by what rules call a built-in one.
@@ -64,7 +67,7 @@ class Catalog:
         found = self._monitor_refs.get(name) or self._monitors.get(name)
         if found is None:
             names = sorted({*self._monitor_refs, *self._monitors} - {one.name for one in SYSTEM_MONITORS})
-            raise ValueError(f"there is no health monitor {show(name)}{scalars.did_you_mean(name, names)}")
+            raise ValueError(f"{THERE_IS_NO} health monitor {show(name)}{scalars.did_you_mean(name, names)}")
         return found
 
 
