@@ -252,6 +252,22 @@ def test_a_removed_service_is_not_held_by_a_vip_that_others_use() -> None:
     run(story())
 
 
+def test_a_service_accepts_again_as_soon_as_a_member_is_up_again() -> None:
+    async def story() -> None:
+        web = service(0, endpoints(0, 2))
+        async with Bench([web, service(1, endpoints(1, 2))]) as bench:
+            await bench.settle()
+            handle = bench.handle_of(web)
+            keys = [MemberKey(web.name, member.endpoint) for member in web.pool.members]
+            for acceptance in (Acceptance.REFUSE, Acceptance.ACCEPT):
+                bench.health.down ^= set(keys)
+                bench.supervisor.health_changed(keys[0])
+                await pause()
+                assert bench.data_path.acceptance[handle] is acceptance
+
+    run(story())
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_looking_only_at_what_has_changed_misses_nothing(seed: int) -> None:
     """Whatever happens, in the end a plan for everything finds nothing left to do, and the data path has what is
@@ -261,7 +277,7 @@ def test_looking_only_at_what_has_changed_misses_nothing(seed: int) -> None:
         rng = random.Random(seed)
         services = many(12, 2)
         async with Bench(services) as bench:
-            bench.supervisor._agenda.take(time.monotonic(), list)  # the look at everything shall not help
+            bench.supervisor._agenda._all_at_s = time.monotonic() + 3600.0  # the look at everything shall not help
             for _ in range(150):
                 mishap(bench, rng, services)
                 if rng.random() < 0.5:
