@@ -109,10 +109,9 @@ class ApiClient:
         async with AsyncExitStack() as stack:
             async with self._gate.turn(), _in_time(self._kubernetes.request_timeout_s):
                 response = await stack.enter_async_context(self._open("GET", path, query, None, None))
+                if response.status > 299:
+                    read_answer(response.status, response.headers, await _read(response))
                 if response.status != 200:
-                    read_answer(
-                        response.status if response.status > 299 else 0, response.headers, await _read(response)
-                    )
                     raise ApiError(0, "NotAnApiServer", f"HTTP {response.status} to a watch")
             async with self._gate.answer(), aclosing(_lines(response, idle_timeout_s)) as batches:
                 yield []
@@ -215,6 +214,8 @@ async def _in_time(timeout_s: float) -> AsyncIterator[None]:
 
 
 def _unreachable(error: Exception) -> ApiError:
+    if isinstance(error, aiohttp.ClientPayloadError):  # its own words are about chunks
+        return ApiError(0, "Unreachable", "the connection broke in the middle of an answer")
     return ApiError(0, "Unreachable", str(error) or type(error).__name__)
 
 

@@ -132,7 +132,7 @@ class Reflector(Generic[T]):
         Raises:
             ApiError: nothing has changed.
         """
-        self._relists_total += self._synced
+        self._relists_total += self._synced and not self._pace.missing
         try:
             items, version = await self._pages()
         except ApiError as error:
@@ -241,12 +241,13 @@ class Reflector(Generic[T]):
         self._error = ""
 
     def _failed(self, error: ApiError) -> None:
-        self._errors_total += error.reason != NOT_INSTALLED
-        if error.message != self._error:
-            log.warning(
-                "kubernetes_watch_failed",
-                resource=self.resource.plural, namespace=self.resource.namespace, error=error.message,
-            )  # fmt: skip
+        where = {"resource": self.resource.plural, "namespace": self.resource.namespace}
+        missing = error.reason == NOT_INSTALLED
+        self._errors_total += not missing
+        if error.message != self._error and missing:
+            log.info("kubernetes_resource_not_installed", **where)
+        elif error.message != self._error:
+            log.warning("kubernetes_watch_failed", **where, error=error.message)
         self._error = error.message
 
     def _drop_what_is_missing(self) -> None:

@@ -36,16 +36,17 @@ class Pace:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._failures = 0
+        self._expired = 0
         self._watch_failures = 0
         self._missing = 0
 
     def alive(self) -> None:
         """Something good came: it works."""
-        self._failures = self._watch_failures = 0
+        self._failures = self._expired = self._watch_failures = 0
 
     def listed(self) -> None:
-        """The collection is there."""
-        self._missing = 0
+        """The collection is there. Whether it can be watched is another question."""
+        self._missing = self._failures = self._watch_failures = 0
 
     @property
     def missing(self) -> bool:
@@ -76,8 +77,9 @@ class Pace:
                 return Next.LIST, MISSING_DELAY_S * self._rng.uniform(0.9, 1.1)
             return Next.LIST, self._after(error)
         if error.status == 410 or error.reason in ("Expired", "Gone"):
-            self._failures += 1
-            return Next.LIST, 0.0 if self._failures == 1 else self._delay_s(LONGEST_DELAY_S)
+            self._expired += 1
+            self._failures = max(0, self._expired - 2)  # a list as answer to the first one needs no delay
+            return Next.LIST, 0.0 if self._expired == 1 else self._delay_s(LONGEST_DELAY_S)
         self._watch_failures += error.reason in _OF_THE_STORAGE
         lost = not error.away or self._watch_failures >= _FAILURES_TO_LIST
         return Next.LIST if lost else Next.WATCH, self._after(error)
