@@ -22,6 +22,7 @@ from lbd.announce.announcer import Layer2Announcer
 from lbd.announce.errors import AnnounceError
 from lbd.announce.local_deliverer import LocalDeliverer
 from lbd.announce.netlink_thread import AddressError
+from lbd.announce.pod_routes import PodRoutes
 from lbd.announce.return_path_announcer import ReturnPathAnnouncer
 from lbd.health.checker import HealthChecker
 from lbd.model.admin_state import AdminStateChange, AdminStateResult
@@ -154,6 +155,9 @@ class Daemon:
         elif (known := await self._cluster.load()) is not None:
             self._supervisor.set_desired(self._merge.cluster_says(known, self._next_generation()))
             await self._sweep()
+        kubernetes = self._desired.kubernetes
+        if kubernetes is None or not kubernetes.pod_routes:
+            await PodRoutes().close(remove=True)  # what a daemon left that had them and did not end in order
         await self._answers.start()
         await self._health.start()
         await self._data_path.start()

@@ -42,6 +42,7 @@ _GATHER_S = 0.002
 _RELEASE_POLL_S = 0.1
 """How often it is looked whether a Service that was removed has drained."""
 _CACHE_INTERVAL_S = 10.0
+_SHOWN_LEFT_OUT = 5
 _RESTART_S = (1.0, 30.0)
 """A task that failed is started again after the first of these, then after twice that, up to the second."""
 
@@ -158,7 +159,9 @@ class KubernetesSource:
     def problems(self) -> tuple[str, ...]:
         """Sentences about what is wrong now, other than with single objects."""
         found = [f"{name} failed and is started again: {why}" for name, why in self._failed.items()]
-        found += [str(one) for one in self._left_out]
+        found += [str(one) for one in self._left_out[:_SHOWN_LEFT_OUT]]
+        if len(self._left_out) > _SHOWN_LEFT_OUT:
+            found.append(f"{len(self._left_out) - _SHOWN_LEFT_OUT} more podCIDRs have no route: the log names them")
         status = self._client.status()
         if not status.reachable:
             found.append(f"the Kubernetes API can't be reached: {status.error}; the last good state stays")
