@@ -22,6 +22,7 @@ from collections.abc import Callable
 from lbd import form
 from lbd.dataplane import counters, privileges
 from lbd.dataplane.channel import PROTOCOL_VERSION, Channel, ChannelError, Message
+from lbd.dataplane.client_logs import ClientLogs
 from lbd.dataplane.hot.quota import Desk
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.relay import Relay
@@ -87,6 +88,7 @@ class Worker:
         self._reactor = Reactor(self._report_fault, 0)
         self._relay = Relay(self._reactor, self._report_vacancy)
         self._lanes = Lanes(self._relay, 0)
+        self._client_logs = ClientLogs(self._channel)
         self._turns: dict[int, int] = {}
         """By service slot: the supervisor's number of the last `refuse`, which answers repeat."""
         self._counters: counters.CounterMap | None = None
@@ -156,6 +158,11 @@ class Worker:
     def _on_lease(self, message: Message, descriptors: list[int]) -> None:
         self._builder.limits.take(message)
 
+    def _on_client_logs(self, message: Message, descriptors: list[int]) -> None:
+        service = self._relay.services.get(message["slot"])
+        if service is not None:
+            self._client_logs.set(service, message["protocol"], message["settings"])
+
     def _on_accepting(self, message: Message, descriptors: list[int]) -> None:
         self._relay.set_accepting(message["slot"], message["accepting"])
 
@@ -190,6 +197,7 @@ class Worker:
         self._channel.send({"type": "ack", "generation": message["generation"]})
 
     def _on_exit(self, message: Message, descriptors: list[int]) -> None:
+        self._client_logs.flush()
         self._reactor.stop()
 
     # What the worker says by itself.
@@ -226,6 +234,7 @@ class Worker:
         if self._counters is not None:
             self._write_row(now_s, lag_s)
             self._builder.limits.sample(self._reactor.now_ms)
+            self._client_logs.flush()
         if self._reactor.paused != self._was_paused:
             self._was_paused = self._reactor.paused
             used = self._descriptors_used()

@@ -15,6 +15,7 @@ from lbd.dataplane.channel import Message
 from lbd.model.address import Endpoint
 from lbd.model.desired import MemberKey, Pool, Protocol, VirtualService
 from lbd.model.status import ConnectError, Traffic, WorkerStatus
+from lbd.supervisor.client_logs import LOOK_INTERVAL_S, ClientLogDesk
 from lbd.supervisor.datagram_socket import DatagramSocket
 from lbd.supervisor.lanes import Lanes
 from lbd.supervisor.lease_desk import Key, LeaseDesk, limits_of
@@ -24,6 +25,7 @@ from lbd.supervisor.seams import Acceptance, Handle, MemberFailure
 from lbd.supervisor.service_message import hash_members, hash_table, service_message
 from lbd.supervisor.slots import Slots, SlotsExhaustedError
 from lbd.supervisor.steering import Group
+from lbd.supervisor.tasks import Tasks
 from lbd.supervisor.traffic import traffic_of
 from lbd.supervisor.transparent_members import Answers, Members, TransparentMembers
 from lbd.supervisor.undelivered import undelivered
@@ -65,12 +67,15 @@ class RelayDataPath:
         self._answers = answers
         self._transparent = TransparentMembers()
         self._leases = LeaseDesk(workers)
+        self._client_logs = ClientLogDesk(time.monotonic)
+        self._tasks = Tasks()
         self._pool = WorkerPool(
             workers, drain_timeout_s, self, self._on_worker_message, on_change, keeps_net_raw=answers is not None
         )
 
     async def start(self) -> None:
         """Start the workers, and wait until each is ready or START_TIMEOUT_S have passed."""
+        self._tasks.own(self._look_at_client_logs(), "look at client logs")
         await self._pool.start()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -80,6 +85,7 @@ class RelayDataPath:
 
     async def close(self) -> None:
         """End the workers and let go of every socket."""
+        await self._tasks.close()
         await self._pool.close()
         for opened in self._opened.values():
             self._release(opened)
@@ -126,6 +132,7 @@ class RelayDataPath:
                 self._send_service(worker, opened, message)
                 self._pool.lend(worker, self._loan(opened, worker.index))
             self._leases.open(slot, self._limits_of(handle, opened), self._pool.alive)
+            self._client_logs.follow(slot, service, self._pool.alive)
         except (OSError, SlotsExhaustedError):
             for sock in opened.sockets:
                 sock.refuse()  # workers may hold it for a moment yet; nobody has been told of the service
@@ -188,6 +195,7 @@ class RelayDataPath:
         for worker in self._pool.alive:
             self._send_service(worker, opened, message)
         self._leases.update(opened.slot, self._limits_of(handle, opened), self._pool.alive)
+        self._client_logs.follow(opened.slot, service, self._pool.alive)
         for position in range(len(opened.sockets)) if other_memory else ():
             self._pool.pass_memory(self._loan(opened, position))
 
@@ -331,6 +339,7 @@ class RelayDataPath:
         opened = self._opened.pop(handle)
         self._pool.broadcast({"type": "remove", "slot": opened.slot})
         self._leases.close(opened.slot)
+        self._client_logs.forget(opened.slot)
         self._release(opened)
         for member in opened.service.pool.members:
             self._release_member(handle, opened.service, member.endpoint, self._generation + 1)
@@ -397,6 +406,7 @@ class RelayDataPath:
             if not opened.stopping:
                 self._send_service(worker, opened, self._service_message(handle, opened))
                 self._leases.join(opened.slot, worker)
+                self._client_logs.join(opened.slot, worker)
                 if opened.lends(worker.index):
                     self._pool.lend(worker, self._loan(opened, worker.index))
             if opened.is_udp and (opened.stopping or opened.acceptance is Acceptance.REFUSE):
@@ -460,8 +470,15 @@ class RelayDataPath:
             self._on_flows(worker, message)
         elif kind in ("lease_wanted", "leased"):
             self._leases.take(worker, message)
+        elif kind == "client_logs":
+            self._client_logs.take(message)
         else:
             log_report(worker.index, message)
+
+    async def _look_at_client_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            self._client_logs.look(self._pool.alive)
 
     def _on_flows(self, worker: WorkerProcess, message: Message) -> None:
         handle = self._service_slots.key_of(message["slot"])

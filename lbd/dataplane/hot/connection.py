@@ -336,10 +336,18 @@ class Connection(Arrival):
         if deadline_ms == 0:
             return
         if now_ms >= deadline_ms:
-            self.service.tally.add(ENDED_BY_TIMEOUT + reason, 1)
-            self.close(True)
+            self.timed_out(reason)
         else:
             self.reactor.wheel.arm(self, deadline_ms)
+
+    def timed_out(self, reason: int) -> None:
+        """Reset both; `reason` is a place in counters.ENDING_ORDER."""
+        self.service.tally.add(ENDED_BY_TIMEOUT + reason, 1)
+        self.close(True)
+
+    def purge(self) -> None:
+        """Reset both, because somebody wants an end of it."""
+        self.close(True)
 
     def close(self, reset: bool) -> None:
         """Close both sockets, with FIN or with RST, and let go of everything."""

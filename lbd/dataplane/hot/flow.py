@@ -16,6 +16,7 @@ import errno
 from typing import Any, Final
 
 from lbd.dataplane.hot.choice import choose, keep_member
+from lbd.dataplane.hot.client_log import FAULT, RESPONSES, SUPERSEDED, UNREACHABLE
 from lbd.dataplane.hot.connection import KINDS, NONE_TRIED, be_transparent
 from lbd.dataplane.hot.datagrams import BIG_BYTES, FAILED, DatagramPort, count_of
 from lbd.dataplane.hot.entrance import Entrance
@@ -265,7 +266,7 @@ class Flow(Entry):
         if service.settings.responses:
             self.awaited -= count
             if self.awaited <= 0:
-                self.end()
+                self.end_for(RESPONSES)
 
     def failed(self, error: int) -> bool:
         """The member cannot be reached: move to another one; False if there is none, and the flow has ended."""
@@ -301,7 +302,7 @@ class Flow(Entry):
         service = self.home.service
         if not self.open(index):
             service.tally.add(UNSERVED, 1)
-            self.end()
+            self.end_for(UNREACHABLE)
             return False
         service.tally.add(MOVED_FLOWS, 1)
         member = self.member
@@ -311,7 +312,7 @@ class Flow(Entry):
             self.key = (self.client, member.slot)
             other = flows.get(self.key)
             if other is not None:
-                other.end()
+                other.end_for(SUPERSEDED)
             flows[self.key] = self
         return True
 
@@ -325,6 +326,10 @@ class Flow(Entry):
         if member is not None:
             self.home.service.member_closed(member)
             self.member = None
+
+    def end_for(self, why: int) -> None:
+        """End for one of the reasons in lbd.dataplane.hot.client_log. Nobody asks for it where nothing is logged."""
+        self.end()
 
     def end(self) -> None:
         """Close the flow and let go of everything."""
@@ -357,4 +362,4 @@ class Flow(Entry):
 
     def on_fault(self) -> None:
         """Give it up."""
-        self.end()
+        self.end_for(FAULT)

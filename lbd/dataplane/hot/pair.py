@@ -117,8 +117,8 @@ class Side(Handler):
             self.pump()
 
     def on_fault(self) -> None:
-        """Reset both ends: what an unexpected exception left behind is not to be trusted."""
-        self.pair.close(True)
+        """Reset both ends."""
+        self.pair.on_fault()
 
     def note_readable(self, events: int) -> None:
         """Remember that there is something to read, or an end to see."""
@@ -331,6 +331,10 @@ class Pair(Timed, Acknowledgement):
         """A reset was seen: end with a reset of both within RESET_DEADLINE_MS, whatever the slow side does."""
         self.reset_ms = self.reactor.now_ms + RESET_DEADLINE_MS
         self.reactor.wheel.arm(self, self.reset_ms)
+
+    def on_fault(self) -> None:
+        """Reset both ends: what an unexpected exception left behind is not to be trusted."""
+        self.close(True)
 
     # Hooks.
 

@@ -7,10 +7,12 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
+from lbd.dataplane.hot.client_log import DRAIN_TIMEOUT
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH, Entrance
 from lbd.dataplane.hot.flow import Flow
 from lbd.dataplane.hot.lane import Lane
+from lbd.dataplane.hot.logged_connection import LoggedConnection
 from lbd.dataplane.hot.pair import Side
 from lbd.dataplane.hot.reactor import EPOLLIN, Handler, Reactor
 from lbd.dataplane.hot.service import Service
@@ -41,6 +43,7 @@ class Listener(Entrance):
         service = self.service
         guarded = service.is_guarded
         meter = service.meter
+        log = service.log
         for _ in range(most):
             if self.closed:
                 return True
@@ -60,7 +63,10 @@ class Listener(Entrance):
                 continue  # that client has gone already (ECONNABORTED and the like, accept(2))
             reactor.sockets += 1
             client = Side(_socket.socket(family, 1, 6, descriptor), descriptor, True)
-            connection = Connection(reactor, service, self.lane, client, (address[0], address[1]))
+            if log is None:
+                connection = Connection(reactor, service, self.lane, client, (address[0], address[1]))
+            else:
+                connection = LoggedConnection(reactor, service, self.lane, client, (address[0], address[1]), log)
             connection.meter = meter
             connection.start(guarded)
         return False
@@ -94,10 +100,10 @@ class Purge(Handler):
         """Reset some."""
         doomed = self._doomed
         for _ in range(min(PURGE_BATCH, len(doomed))):
-            doomed.pop().close(True)
+            doomed.pop().purge()
         flows = self._flows
         for _ in range(min(PURGE_BATCH, len(flows))):
-            flows.pop().end()
+            flows.pop().end_for(DRAIN_TIMEOUT)
         self.on_fault()
 
     def on_fault(self) -> None:

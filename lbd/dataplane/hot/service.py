@@ -7,6 +7,7 @@ from typing import Final
 
 from lbd.balancing.balancer import Balancer
 from lbd.balancing.fastest_response import FAILED_CONNECT_US
+from lbd.dataplane.hot.client_log import ClientLog
 from lbd.dataplane.hot.limits import Gate
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.networks import Networks
@@ -91,12 +92,12 @@ class Service:
 
     `report(member_slot, error, in_a_row)` is told of connect failures. `load_bases` is given to algorithms that look at
     the loads: for each member the places in `view` where the other workers keep their active count. `gate` and `meter`
-    are None without limits.
+    are None without limits, `log` where nobody wants to know of what has ended.
     """
 
     __slots__ = (
         "_loads_ms", "_report", "active", "balancer", "by_slot", "eligible", "gate", "limits_members", "load_bases",
-        "members", "meter", "name", "other_active", "own_active", "settings", "slot", "tally", "version", "view",
+        "log", "members", "meter", "name", "other_active", "own_active", "settings", "slot", "tally", "version", "view",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +117,7 @@ class Service:
         self.settings: Settings = settings
         self.gate: Gate | None = None
         self.meter: Meter | None = None
+        self.log: ClientLog | None = None
         self.limits_members: bool = False
         self.members: list[Member] = []
         self.by_slot: dict[int, Member] = {}

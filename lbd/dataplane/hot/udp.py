@@ -16,12 +16,14 @@ import _socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from lbd.dataplane.hot.client_log import EVICTED, MEMBER_DOWN, RELEASED
 from lbd.dataplane.hot.connection import IDLE, NONE_TRIED
 from lbd.dataplane.hot.datagrams import NOTHING, count_of
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH
 from lbd.dataplane.hot.flow import Flow, FlowHome
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import ADMITTED, MAX_CONNECTIONS, MAX_THROUGHPUT, SOURCE_RANGES
+from lbd.dataplane.hot.logged_flow import LoggedFlow
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.service import Service
 from lbd.dataplane.hot.tally import EVICTED_FLOWS, REJECTED, UNSERVED
@@ -171,7 +173,8 @@ class UdpListener(FlowHome):
         if service.eligible == 0:  # nobody shall make room for a flow that nobody would serve
             service.tally.add(UNSERVED, 1)
             return None
-        flow = Flow(self, key, client)
+        log = service.log
+        flow = Flow(self, key, client) if log is None else LoggedFlow(self, key, client, log)
         gate = service.gate
         if gate is not None:
             answer = gate.enter_flow(address, self.lane.clients, reactor.now_ms)
@@ -202,7 +205,8 @@ class UdpListener(FlowHome):
             longest_idle = self.order.longest_idle()
             if longest_idle is None:
                 return False
-            longest_idle.end()
+            assert isinstance(longest_idle, Flow)
+            longest_idle.end_for(EVICTED)
             self.service.tally.add(EVICTED_FLOWS, 1)
             if reactor.sockets >= reactor.socket_limit:
                 if not self.may_free:
@@ -245,12 +249,12 @@ class UdpListener(FlowHome):
             for flow in self.flows_to(-1):
                 member = flow.member
                 if member is None or member.down:
-                    flow.end()
+                    flow.end_for(MEMBER_DOWN)
 
     def close(self) -> None:
         """Let go of the socket, and end the flows: no answer could leave any more."""
         FlowHome.close(self)
         for flow in self.flows_to(-1):
-            flow.end()
+            flow.end_for(RELEASED)
         self.reactor.wheel.disarm(self.timer)
         self.timer.listener = None  # no reference cycle is left behind
