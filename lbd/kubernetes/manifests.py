@@ -15,7 +15,7 @@ RULE_API, SERVICE_API = "ako.vmware.com/v1alpha2", "v1"
 DEFAULT_NAMESPACE = "default"
 """Where kubectl puts what doesn't say."""
 
-_GROUPS = {RULE_KIND: "ako.vmware.com/", SERVICE_KIND: ""}
+_GROUPS = {RULE_KIND: "ako.vmware.com", SERVICE_KIND: ""}
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,18})")
 _OTHER_BASE = re.compile(r"0x[0-9A-Fa-f][0-9A-Fa-f_]{0,15}|0b[01][01_]{0,63}|0o?[0-7][0-7_]{0,21}")
 _FLAGS = dict.fromkeys(("y", "yes", "on", "true"), True) | dict.fromkeys(("n", "no", "off", "false"), False)
@@ -68,7 +68,7 @@ def _objects(document: object, file: str, of_list: tuple[str, str] = ("", "")) -
     if kind.endswith("List") and isinstance(items, list):
         for item in items:
             yield from _objects(item, file, (kind.removesuffix("List"), api_version))
-    elif kind in _GROUPS and (f"{api_version.rpartition('/')[0]}/".lstrip("/")) == _GROUPS[kind]:
+    elif kind in _GROUPS and api_version.rpartition("/")[0] in ("", _GROUPS[kind]):
         yield Manifest(file, kind, api_version, _in_a_namespace(document))
 
 
