@@ -1,13 +1,24 @@
-"""Which Service gets which addresses. Pure and deterministic: the Services' status is the only record."""
+"""Which Service gets which addresses. Pure and deterministic: the Services' status is the only record.
+
+Who holds an address keeps it; then come those that ask for one, then those that ask for a pool, then all others, each
+time the oldest first. A Service that asks for another address keeps the one it has until it gets it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lbd.kubernetes import address_problems
+from lbd.kubernetes.address_desk import AddressDesk
+from lbd.kubernetes.address_pools import address_at, admits
+from lbd.kubernetes.address_requests import request_of
+from lbd.kubernetes.claims import is_given, is_left, is_ours
 from lbd.kubernetes.objects import ObjectKey, Service
+from lbd.kubernetes.shared_vips import Candidate, Unit, units_of
 from lbd.kubernetes.translate import Problem
 from lbd.model.kubernetes import Kubernetes
+from lbd.model.spans import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +43,106 @@ def allocate(
     until its finalizer is gone. `taken` are addresses that others use, with the name of who does; `rule_addresses` the
     `loadBalancerIP` of the rule that a Service has in force.
     """
-    raise NotImplementedError
+    pool_names = frozenset(pool.name for pool in kubernetes.address_pools)
+    ours: list[Candidate] = []
+    left: list[Service] = []
+    for service in services:
+        if is_ours(service, kubernetes):
+            request = request_of(service, rule_addresses.get(service.key, ""), pool_names)
+            ours.append(Candidate.of(service, request))
+        elif is_given(service) and is_left(service, kubernetes):
+            left.append(service)
+    desk = AddressDesk(kubernetes, taken)
+    units = units_of(ours, desk.space.owners)
+    desk.keep(units)
+    desk.reserve(sorted(left, key=lambda service: service.key))
+    desk.move(units)
+    desk.assign(units)
+    return {member.service.key: _allocation(desk, unit, member) for unit in units for member in unit.members}
+
+
+def _allocation(desk: AddressDesk, unit: Unit, member: Candidate) -> Allocation:
+    addresses: list[str] = []
+    pools: list[str] = []
+    problems = list(member.problems)
+    for family in member.service.ip_families:
+        place = unit.places.get(family)
+        if place is None:
+            problems += _why_none(desk, unit, member, family)
+            continue
+        problems += _why_not_moved(desk, unit, member, place)
+        asked = member.request.places.get(family)
+        if asked not in (None, place) and not (member.given and family in member.held):
+            continue
+        containing = desk.space.containing(place)
+        admitting = [pool for pool in containing if admits(pool, member.service)]
+        if not admitting:
+            if not member.holds(place):
+                at = address_at(place)
+                outside = address_problems.in_no_pool(at)
+                problems.append(address_problems.not_admitted(containing, at) if containing else outside)
+                continue
+            problems.append(
+                address_problems.kept_not_admitted(address_at(place), containing)
+                if containing
+                else address_problems.kept_outside(address_at(place))
+            )
+        addresses.append(address_at(place))
+        pools.append(next((pool.name for pool in (*admitting, *containing)), ""))
+    return Allocation(tuple(addresses), tuple(pools), address_problems.combined(problems))
+
+
+def _why_none(desk: AddressDesk, unit: Unit, member: Candidate, family: int) -> Iterator[Problem]:
+    """Say why a unit has no address of a family. That of a frozen one was said when it was frozen."""
+    if unit.frozen:
+        return
+    asked = unit.requests(family)
+    if asked:
+        own = member.request.places.get(family)
+        place, asker = next(((one, who) for one, who in asked.items() if one == own), next(iter(asked.items())))
+        yield _refusal(desk, unit, place, asker)
+    else:
+        yield _pool_problem(desk, unit, family)
+
+
+def _why_not_moved(desk: AddressDesk, unit: Unit, member: Candidate, place: Place) -> Iterator[Problem]:
+    """Say why a member has another address than it asks for."""
+    asked, pools = member.request.places.get(place[0]), member.request.pools
+    if asked not in (None, place):
+        yield _refusal(desk, unit, asked, member)
+    elif pools and not any(pool.name in pools for pool in desk.space.containing(place)):
+        if pools == unit.pools and not unit.requests(place[0]):
+            yield _pool_problem(desk, unit, place[0])
+        else:
+            yield address_problems.shared_pool_elsewhere(pools, _other(unit, member), address_at(place))
+
+
+def _refusal(desk: AddressDesk, unit: Unit, place: Place, asker: Candidate) -> Problem:
+    address, owner = address_at(place), desk.space.owners.get(place)
+    containing = desk.space.containing(place)
+    if not containing:
+        return address_problems.in_no_pool(address)
+    if owner is not None and owner is not unit:
+        return address_problems.in_use(address, owner)
+    if not any(admits(pool, asker.service) for pool in containing):
+        return address_problems.not_admitted(containing, address)
+    if unit.pools and not any(pool.name in unit.pools for pool in containing):
+        return address_problems.in_other_pool(address, unit.pools)
+    current = unit.places.get(place[0])
+    return address_problems.shared_elsewhere(address, _other(unit, asker), address_at(current) if current else "")
+
+
+def _other(unit: Unit, member: Candidate) -> str:
+    """Name one of those that a member shares its addresses with."""
+    return next((f"Service {one.service.key}" for one in unit.members if one is not member), "no Service")
+
+
+def _pool_problem(desk: AddressDesk, unit: Unit, family: int) -> Problem:
+    usable = desk.usable_pools(unit, family)
+    if usable:
+        return address_problems.full(usable, family)
+    having = [pool for pool in desk.space.pools if desk.space.has(pool, family)]
+    wanted = [pool for pool in having if (pool.name in unit.pools if unit.pools else pool.auto_assign)]
+    if wanted:
+        return address_problems.not_admitted(wanted)
+    return address_problems.no_pool(having, family, unit.pools)

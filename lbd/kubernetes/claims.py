@@ -16,17 +16,18 @@ def is_ours(service: Service, kubernetes: Kubernetes) -> bool:
 def is_left(service: Service, kubernetes: Kubernetes, before: Kubernetes | None = None) -> bool:
     """Tell whether it was ours and is no longer: it is to be drained, then cleaned up with a `ServiceWish()`.
 
-    It carries our finalizer and our condition, and is being deleted or no longer of type LoadBalancer. Of one that is
-    being deleted an explicit class is mark enough: it may have got the finalizer just before the daemon died. `before`
-    is the configuration that a reload replaced: what only that one made ours is left too. Otherwise a Service that is
-    still a LoadBalancer of another class or namespace is never touched: another group of ours may serve it.
+    It carries our finalizer and our condition, and is being deleted or no longer of type LoadBalancer. In the latter
+    case the finalizer may be off already. Of one that is being deleted an explicit class is mark enough: it may have
+    got the finalizer just before the daemon died. `before` is the configuration that a reload replaced: what only that
+    one made ours is left too. Otherwise a Service that is still a LoadBalancer of another class or namespace is never
+    touched: another group of ours may serve it.
     """
+    marked = service.condition(ADDRESS_CONDITION) is not None
+    known = (kubernetes,) if before is None else (kubernetes, before)
+    if service.type != LOAD_BALANCER:
+        return marked and any(_is_watched(service, one) for one in known)
     if FINALIZER not in service.finalizers or is_ours(service, kubernetes):
         return False
-    marked = service.condition(ADDRESS_CONDITION) is not None
-    if service.type != LOAD_BALANCER:
-        return marked and (_is_watched(service, kubernetes) or (before is not None and _is_watched(service, before)))
-    known = (kubernetes,) if before is None else (kubernetes, before)
     if service.deleting:
         marked = marked or service.load_balancer_class is not None
         return marked and any(_is_of_our_class(service, one) for one in known)
