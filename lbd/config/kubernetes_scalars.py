@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 from lbd.config import quantities, scalars
 from lbd.config.errors import show
@@ -137,7 +138,11 @@ def address_range(value: object) -> AddressRange:
     Of a network, what hosts can't have is left out: network and broadcast address of IPv4, but of a /31 (RFC 3021) and
     a /32; the subnet-router anycast address of IPv6 (RFC 4291 §2.6.1), but of a /127 (RFC 6164) and a /128.
     """
-    written = scalars.text(value)
+    return _range(scalars.text(value))
+
+
+@lru_cache(maxsize=8192)  # the shape and several rules read each range
+def _range(written: str) -> AddressRange:
     if " " in written:
         raise ValueError(f"{show(written)} has blanks: write it without them")
     found = _of_network(written) if "/" in written and "-" not in written else _of_ends(written)

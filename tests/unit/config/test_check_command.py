@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[3] / "config" / "lbd.yaml"
+EXAMPLES = Path(__file__).parents[3] / "config"
+EXAMPLE = EXAMPLES / "lbd.yaml"
 
 
 def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -18,6 +19,12 @@ def test_example_is_accepted_and_summed_up(tmp_path):
     done = check("-c", str(EXAMPLE), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ok: 1 file, 4 virtual services, 10 members, 3 VIPs\n"
+
+
+def test_address_pools_are_counted_where_there_is_a_cluster(tmp_path):
+    done = check("-c", str(EXAMPLE), "-c", str(EXAMPLES / "kubernetes.yaml"), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ok: 2 files, 4 virtual services, 10 members, 3 VIPs, 1 address pool\n"
 
 
 def test_every_error_is_a_line_on_standard_error_and_the_status_is_78(tmp_path):
