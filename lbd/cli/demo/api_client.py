@@ -121,7 +121,7 @@ class ApiClient:
         return http.client.HTTPSConnection(server.hostname, server.port, timeout=self._timeout_s, context=self._context)
 
     @contextlib.contextmanager
-    def stream(self, path: str, **query: str) -> Iterator[Iterator[bytes]]:
+    def stream(self, path: str, *, accept: str = JSON, **query: str) -> Iterator[Iterator[bytes]]:
         """Yield the lines of an answer that goes on, such as a watch's, over a connection of its own.
 
         Raises:
@@ -129,7 +129,7 @@ class ApiClient:
         """
         connection = self._connect()
         try:
-            connection.request("GET", f"{path}?{urlencode(query)}", headers=self._headers())
+            connection.request("GET", f"{path}?{urlencode(query)}", headers={**self._headers(), "Accept": accept})
             response = connection.getresponse()
             if response.status >= 400:
                 raise _refusal(response.status, response.read())
@@ -180,11 +180,16 @@ class ApiClient:
             return False
         return True
 
-    def table(self, api_version: str, kind: str, namespace: str, name: str = "") -> tuple[list[str], list[list[str]]]:
-        """Return what `kubectl get` prints: the headings and the rows, of one object or of all in the namespace."""
+    def table(
+        self, api_version: str, kind: str, namespace: str, name: str = "", *, wide: bool = False
+    ) -> tuple[list[str], list[list[str]]]:
+        """Return what `kubectl get` prints (`wide`: -o wide): the headings and the rows, of one object or of all in
+        the namespace."""
         path = collection_path(api_version, kind, namespace) + (f"/{quote(name)}" if name else "")
         answer = self.request("GET", path, accept=AS_TABLE)
-        shown = [index for index, column in enumerate(answer["columnDefinitions"]) if column.get("priority", 0) == 0]
+        shown = [
+            index for index, column in enumerate(answer["columnDefinitions"]) if wide or not column.get("priority")
+        ]
         headings = [str(answer["columnDefinitions"][index]["name"]).upper() for index in shown]
         return headings, [[str(row["cells"][index]) for index in shown] for row in answer.get("rows") or []]
 

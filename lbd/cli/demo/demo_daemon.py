@@ -37,8 +37,8 @@ class DemoDaemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._admin = AdminClient(DEFAULT_SOCKET)
 
-    def start(self, config: str) -> None:
-        """Start it and wait till it says READY.
+    def start(self, config: str, *more: Path) -> None:
+        """Start it with this configuration, and that of `more` files, and wait till it says READY.
 
         Raises:
             StageError: it ended, or did not say so in 15 s.
@@ -47,10 +47,11 @@ class DemoDaemon:
         CONFIG_PATH.write_text(config)
         deadline_s = time.monotonic() + START_TIMEOUT_S
         notify_path = DIRECTORY / "notify.sock"
+        files = [word for path in (CONFIG_PATH, *more) for word in ("-c", str(path))]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, LOG_PATH.open("ab") as log:
             notify.bind(str(notify_path))
             self._process = self._engine.popen(
-                [sys.executable, "-m", "lbd", "run", "-c", str(CONFIG_PATH)],
+                [sys.executable, "-m", "lbd", "run", *files],
                 environment=daemon_environment(os.environ, notify_path),
                 stdout=log,
                 stderr=log,

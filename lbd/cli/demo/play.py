@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from lbd.cli.demo import sandbox
 from lbd.cli.demo.demo_daemon import LOG_PATH, METRICS, StageError
+from lbd.cli.demo.guarded import guarded
 from lbd.cli.demo.lab import Pod
 from lbd.cli.demo.ledger import Ledger, Verdict, judge
 from lbd.cli.demo.stage import PORT, VIP, Stage, member_of
@@ -208,24 +208,11 @@ def run(console: Console, *, keep: bool, plain: bool) -> int:
     return 0 if verdict.passed else 1
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # the first one ends the demo; the way out is not to be interrupted
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str]) -> int:
     """Run the demo with `--keep` and `--plain` if they are among the arguments; return the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     console = Console()
-    try:
-        return run(console, keep="--keep" in arguments, plain="--plain" in arguments or not console.is_terminal)
-    except StageError as error:
-        Console(stderr=True).print(f"lbd: {error}", style="red", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("interrupted; everything is removed")
-        return 130
+    plain = "--plain" in arguments or not console.is_terminal
+    return guarded(console, lambda: run(console, keep="--keep" in arguments, plain=plain))
 
 
 if __name__ == "__main__":
