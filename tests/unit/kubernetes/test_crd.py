@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from lbd.config import load
 from lbd.kubernetes.allocator import allocate
 from lbd.kubernetes.manifests import read_manifests
-from lbd.kubernetes.objects import L4Rule, Service
+from lbd.kubernetes.objects import L4Rule, ObjectKey, Service
 from lbd.kubernetes.parse import parse_rule, parse_service
 from lbd.kubernetes.rule_backends import ALGORITHMS, ALGORITHMS_NOT_HERE, HASHES, HASHES_NOT_HERE, MAX_MONITORS
 from lbd.kubernetes.rule_backends import FIELDS as BACKEND_FIELDS
@@ -83,6 +84,40 @@ def test_the_columns_are_what_kubectl_shows(version):
     columns = [(one["name"], one.get("priority", 0)) for one in version["additionalPrinterColumns"]]
     assert columns == [("Status", 0), ("Generation in force", 0), ("Age", 0), ("Error", 1)]
     assert version["subresources"] == {"status": {}}
+
+
+# The reference.
+
+REFERENCE = (CONFIG.parents[1] / "docs" / "reference" / "l4rule.md").read_text()
+
+
+def test_the_reference_has_every_field_and_word():
+    words = {word for code in re.findall(r"`([^`\n]+)`", REFERENCE) for word in re.findall(r"[A-Za-z_]+", code)}
+    assert {*FIELDS, *BACKEND_FIELDS, *ALGORITHMS, *HASHES} - words == set()
+    shortened = {word.removeprefix("LB_ALGORITHM") for word in ALGORITHMS_NOT_HERE}
+    shortened |= {word.removeprefix("LB_ALGORITHM_CONSISTENT_HASH") for word in HASHES_NOT_HERE}
+    assert shortened - words - {word.removeprefix("LB_ALGORITHM") for word in words} == set()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *({"securityPolicyRef": "a"}, {"vsDatascriptRefs": ["a"]}, {"sslProfileRef": "a"}, {"revokeVipRoute": True}),
+        *(
+            {"backendProperties": [{"port": 80, "protocol": "TCP", **fields}]}
+            for fields in (
+                {"pkiProfileRef": "a"},
+                {"healthMonitorCrdRefs": ["a"]},
+                {"protocol": "SCTP"},
+                {"healthMonitorRefs": ["System-Pong"]},
+            )
+        ),
+        {"performanceLimits": {"maxThroughput": 70000}},
+    ],
+)
+def test_the_reference_has_the_sentences_that_are_said(spec):
+    error = judge_rule(L4Rule(ObjectKey("a", "b"), "1", "1", 1, spec), Kubernetes(), None).error
+    assert error.partition(": ")[2] in REFERENCE
 
 
 # The example.
