@@ -91,7 +91,7 @@ def _established(admin: ApiClient, crd: Manifest) -> bool:
     try:
         admin.objects(RULE_API, "L4Rule")
     except ApiError as error:
-        if not error.not_found:
+        if not error.not_found and error.status != 429:  # its storage is being set up
             raise
         return False
     return True
