@@ -14,6 +14,7 @@ from typing import Any
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -39,6 +40,16 @@ class BuildCompiledApart(build_ext):
             (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1))
 
 
+class BuildWithManifests(build_py):
+    """Puts config/kubernetes into the package too: `lbd demo --kubernetes` applies it, also without a checkout."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib) / "lbd" / "cli" / "demo" / "manifest_files"
+            shutil.copytree(ROOT / "config" / "kubernetes", target, dirs_exist_ok=True)
+
+
 def hot_extensions() -> list[Any]:
     """Return mypyc's extensions for the hot modules, or none where mypyc is not installed."""
     try:
@@ -56,5 +67,5 @@ def hot_extensions() -> list[Any]:
 BUILDS = {"build_ext", "bdist_wheel", "install", "build"}
 setup(
     ext_modules=hot_extensions() if BUILDS & set(sys.argv) else [],
-    cmdclass={"build_ext": BuildCompiledApart},
+    cmdclass={"build_ext": BuildCompiledApart, "build_py": BuildWithManifests},
 )

@@ -10,7 +10,7 @@ import yaml
 import lbd
 
 _CHECKOUT: Final = Path(lbd.__file__).resolve().parents[1] / "config" / "kubernetes"
-_INSTALLED: Final = Path(__file__).resolve().parent / "manifests"
+_INSTALLED: Final = Path(__file__).resolve().parent / "manifest_files"
 """`setup.py` puts them there when it builds a wheel."""
 
 
