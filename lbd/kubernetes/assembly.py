@@ -197,9 +197,9 @@ class Assembly:
         return is_ours(service, self._kubernetes) or is_left(service, self._kubernetes, self._before)
 
     def _says_what_was_wished(self, before: Service, now: Service) -> bool:
-        """Tell whether nothing but the record of a Service has changed, and to what was allocated to it."""
-        allocation = self.allocations.get(now.key, Allocation())
-        if now.ingress != allocation.addresses:
+        """Tell whether nothing but the record of a Service has changed, and that to what was allocated, if at all."""
+        is_as_allocated = now.ingress == self.allocations.get(now.key, Allocation()).addresses
+        if not is_as_allocated and (now.ingress, is_given(now)) != (before.ingress, is_given(before)):
             return False
         with_record = replace(
             before,

@@ -335,6 +335,23 @@ def test_what_was_written_to_a_status_costs_no_allocation(counted: dict[str, int
     assert counted == {"translate": 1, "allocate": 0, "judge_rule": 0}
 
 
+def test_a_finalizer_that_comes_before_the_address_costs_no_allocation(counted: dict[str, int]):
+    cluster = fifty()
+    cluster.put(service("late"))
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    cluster.put(service("late", resource_version="2", finalizers=(FINALIZER,)))
+    assert counted["allocate"] == 0
+
+
+def test_a_condition_that_somebody_takes_away_is_wished_again_and_costs_no_traffic(counted: dict[str, int]):
+    cluster = Cluster(published("kept", "172.16.101.250"))
+    counted.update(translate=0, allocate=0, judge_rule=0)
+    changes = cluster.put(published("kept", "172.16.101.250", resource_version="2", conditions=()))
+    assert counted["allocate"] == 0
+    assert [one.vip for one in changes.virtual_services] == ["172.16.101.250"]
+    assert wish_of(changes, "kept").conditions[0].status == "True"
+
+
 def test_a_change_of_a_rule_costs_the_services_that_name_it(counted: dict[str, int]):
     cluster = fifty()
     counted.update(translate=0, allocate=0, judge_rule=0)
