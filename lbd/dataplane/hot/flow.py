@@ -289,12 +289,16 @@ class Flow(Entry):
         return now_ms - self.asked_ms > REMOVED_SILENCE_MS
 
     def leave_member(self) -> None:
-        """Move away from a member that does not work, if there is somebody to move to."""
+        """Move away from a member that does not work. Where there is nobody to move to the flow stays, unless that member
+        is no longer in the pool: then it ends."""
         home = self.home
         address: str = self.client[0]
         index = choose(home.service, home.lane, address, self.client[1], NONE_TRIED, home.reactor.now_ms)
-        if index >= 0 and home.service.members[index] is not self.member:
+        member = self.member
+        if index >= 0 and home.service.members[index] is not member:
             self.move(index)
+        elif index < 0 and member is not None and member.index < 0:
+            self.end_for(UNREACHABLE)
 
     def move(self, index: int) -> bool:
         """Change the member; False if there is none, and the flow has ended."""
