@@ -289,8 +289,8 @@ class Flow(Entry):
         return now_ms - self.asked_ms > REMOVED_SILENCE_MS
 
     def leave_member(self) -> None:
-        """Move away from a member that does not work. Where there is nobody to move to the flow stays, unless that member
-        is no longer in the pool: then it ends."""
+        """Move away from a member that does not work. Where there is nobody to move to the flow stays, or ends if that
+        member is no longer in the pool."""
         home = self.home
         address: str = self.client[0]
         index = choose(home.service, home.lane, address, self.client[1], NONE_TRIED, home.reactor.now_ms)
