@@ -14,7 +14,7 @@ from lbd.kubernetes.address_desk import AddressDesk
 from lbd.kubernetes.address_pools import address_at, admits
 from lbd.kubernetes.address_requests import request_of
 from lbd.kubernetes.claims import is_given, is_left, is_ours
-from lbd.kubernetes.objects import ObjectKey, Service
+from lbd.kubernetes.objects import FINALIZER, ObjectKey, Service
 from lbd.kubernetes.shared_vips import Candidate, Unit, units_of
 from lbd.kubernetes.translate import Problem
 from lbd.model.kubernetes import Kubernetes
@@ -50,7 +50,7 @@ def allocate(
         if is_ours(service, kubernetes):
             request = request_of(service, rule_addresses.get(service.key, ""), pool_names)
             ours.append(Candidate.of(service, request))
-        elif is_given(service) and is_left(service, kubernetes):
+        elif FINALIZER in service.finalizers and is_given(service) and is_left(service, kubernetes):
             left.append(service)
     desk = AddressDesk(kubernetes, taken)
     units = units_of(ours, desk.space.owners)

@@ -90,7 +90,7 @@ def is_tangled(services: Iterable[Service]) -> bool:
     return any(len(addresses) > 1 for addresses in given.values())
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(services(), pools, taken, st.randoms(use_true_random=False))
 def test_no_address_is_given_twice_and_the_second_look_changes_nothing_in_any_order(
     all_services: list[Service], configured: tuple[AddressPool, ...], used: dict[str, str], dice: random.Random
