@@ -52,7 +52,7 @@ class ClientLogs:
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet
-        self._journal = Journal()
+        self.journal = Journal()
 
     def set(self, service: Service, protocol: str, settings: dict[str, Any] | None) -> None:
         """Log what ends of a service as `settings` say, or (None) nothing from now on."""
@@ -63,13 +63,13 @@ class ClientLogs:
             return
         log = service.log
         if log is None:
-            log = service.log = ClientLog(self._journal, service.name, protocol, service.settings.address)
+            log = service.log = ClientLog(self.journal, service.name, protocol, service.settings.address)
         log.throttle_per_s = settings["throttle_per_s"]
         log.slow_connect_us = settings["slow_connect_us"]
 
     def flush(self) -> None:
         """Send some of what there is. To be called all the time."""
-        journal = self._journal
+        journal = self.journal
         if not journal.has_news or self._outlet.queued > MOST_QUEUED:
             return
         entries, journal.entries = journal.entries[:ENTRIES_AT_ONCE], journal.entries[ENTRIES_AT_ONCE:]
