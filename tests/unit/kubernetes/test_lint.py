@@ -76,6 +76,15 @@ def test_what_is_no_object_at_all_is_rejected(manifest, sentence):
     assert found.sentence.startswith(sentence)
 
 
+def test_an_object_without_a_name_is_known_by_its_kind():
+    assert finding(Manifest("f", "L4Rule", "ako.vmware.com/v1alpha2", {"metadata": {}})).subject == "L4Rule"
+
+
+def test_a_service_of_the_name_of_a_rule_is_not_that_rule():
+    unusable = Manifest("f", "Service", "v1", {"metadata": {"name": "r", "namespace": "shop"}, "spec": 1})
+    assert finding(unusable, service(rule="r")).notes == ("its L4Rule shop/r is not in these files",)
+
+
 def test_an_object_that_is_there_twice_is_rejected_and_the_first_one_counts():
     first, second, named = findings(rule(), rule(spec={"x": 1}), service(rule="r"))
     assert (first.verdict, second.verdict) == (Verdict.ACCEPTED, Verdict.REJECTED)

@@ -175,6 +175,13 @@ def test_no_limit_is_what_zero_means():
     assert (policy.max_connections, policy.max_throughput_bps) == (0, 0)
 
 
+def test_one_limit_alone_leaves_the_other_one_off():
+    policy = policy_of({"performanceLimits": {"maxConcurrentConnections": 5}})
+    assert (policy.max_connections, policy.max_throughput_bps) == (5, 0)
+    policy = policy_of({"performanceLimits": {"maxThroughput": 5}})
+    assert (policy.max_connections, policy.max_throughput_bps) == (0, 5_000_000)
+
+
 def test_the_largest_limits_are_taken():
     policy = policy_of({"performanceLimits": {"maxConcurrentConnections": 65535, "maxThroughput": 65535}})
     assert (policy.max_connections, policy.max_throughput_bps) == (65535, 65_535_000_000)
@@ -474,6 +481,14 @@ def test_a_port_and_protocol_may_stand_in_a_list_once():
     )
     listeners = [{"port": 80, "protocol": "TCP"}] * 2
     assert error_of({"listenerProperties": listeners}) == "spec.listenerProperties[1].port: 80 is already in this list"
+
+
+def test_ports_that_are_missing_are_not_the_same_one():
+    errors = errors_of(
+        {"backendProperties": [{"protocol": "TCP"}] * 2, "listenerProperties": [{"protocol": "TCP"}] * 2}
+    )
+    assert len(errors) == 4
+    assert all(error.endswith(".port: is required") for error in errors)
 
 
 def test_all_mistakes_are_named_at_once():

@@ -106,7 +106,9 @@ def test_a_service_becomes_a_virtual_service_with_its_pods_as_members():
 
 
 def test_without_an_address_in_its_status_it_becomes_nothing():
-    assert translated(service(ingress=()), serving("10.10.52.11")) == Translation()
+    assert translated(service(ingress=()), serving("10.10.52.11", "127.0.0.1")) == Translation()
+    rule = RulePolicy(application=ApplicationProfile("app", proxy_protocol=ProxyProtocol.V1))
+    assert translated(service(DNS_UDP, ingress=()), rule=rule) == Translation()
 
 
 def test_scaled_to_zero_it_keeps_its_virtual_service_with_an_empty_pool():
