@@ -14,11 +14,11 @@ import structlog
 from lbd.model.address import Endpoint
 from lbd.model.admin_state import AdminStateChange, AdminStateResult
 from lbd.model.desired import DesiredState, HealthMonitor, MemberKey, VirtualService
-from lbd.model.desired import Protocol as Transport
 from lbd.model.status import ConnectError, MemberHealth, VipState
 from lbd.supervisor.admin_states import AdminStates
 from lbd.supervisor.agenda import Agenda
 from lbd.supervisor.backoff import Backoff
+from lbd.supervisor.departures import Departures
 from lbd.supervisor.eligibility import judge
 from lbd.supervisor.health_targets import changed_targets
 from lbd.supervisor.outliers import Refusal
@@ -28,7 +28,6 @@ from lbd.supervisor.plan import (
     Actual,
     Claim,
     Drain,
-    DrainView,
     Open,
     Remove,
     Reset,
@@ -75,8 +74,6 @@ class Supervisor:
 
     def __init__(self, desired: DesiredState, data_path: DataPath, announcer: Announcer, health: HealthSource) -> None:
         self.admin_states = AdminStates(desired, data_path, time.monotonic())
-        self.draining: dict[Handle, tuple[ServiceState, float]] = {}
-        """Services on their way out, and when (monotonic) their drain began."""
         self.backoff: Backoff[Action] = Backoff()
         self.vips = VipDesk(announcer, self.backoff, self._vip_moved)
         self._data_path = data_path
@@ -86,10 +83,8 @@ class Supervisor:
         self._agenda = Agenda()
         self._settling = Settling()
         self._revisions = Revisions()
-        self._reset_sent: set[Handle] = set()
+        self._departures = Departures(data_path)
         self._opening: VirtualService | None = None
-        self._left: dict[str, str] = {}
-        """The services that were removed, by name: the VIPs that they were the last to use."""
         self._incarnations = itertools.count(1)
         self._changes = 1
         """How often something else was wanted, and how often that was taken over."""
@@ -102,6 +97,11 @@ class Supervisor:
     def services(self) -> Mapping[ServiceKey, ServiceState]:
         """What is open in the data path, and not on its way out."""
         return self._open_services.all
+
+    @property
+    def draining(self) -> Mapping[Handle, tuple[ServiceState, float]]:
+        """Services on their way out, and when (monotonic) their drain began."""
+        return self._departures.draining
 
     def wake(self) -> None:
         """Something has happened: plan again."""
@@ -196,9 +196,8 @@ class Supervisor:
         names = [handle.name for handle in here]
         if self._opening is not None:
             names.append(self._opening.name)
-        held = self.vips.states.keys() - {handle.listen.address for handle in here}
-        self._left = {name: vip for name, vip in self._left.items() if vip in held}
-        return any(name.startswith(service_prefix) for name in (*names, *self._left))
+        names += self._departures.left_behind(self.vips.states, (handle.listen.address for handle in here))
+        return any(name.startswith(service_prefix) for name in names)
 
     async def settled(self) -> None:
         """Return when everything that is desired now was done, or has failed and is shown with its reason."""
@@ -294,23 +293,7 @@ class Supervisor:
         }
         states = {vip: state for vip in vips if (state := self.vips.state(vip)) is not None}
         retry_at_s = {action: failure.retry_at_s for action, failure in self.backoff.failures.items()}
-        return Actual(services, self._draining_views(), states, retry_at_s)
-
-    def _draining_views(self) -> tuple[DrainView, ...]:
-        active = {handle: self._data_path.traffic(handle).active_connections for handle in self.draining}
-        # Asked after the counts: a connection is closed before it is counted out.
-        undelivered = self._data_path.undelivered() if 0 in active.values() else frozenset()
-        return tuple(
-            DrainView(
-                handle=handle,
-                since_s=since_s,
-                stopped_accepting=self._data_path.stopped_accepting(handle),
-                active_connections=active[handle],
-                reset_sent=handle in self._reset_sent,
-                undelivered=handle.transport is Transport.TCP and handle.listen in undelivered,
-            )
-            for handle, (_, since_s) in self.draining.items()
-        )
+        return Actual(services, self._departures.views(), states, retry_at_s)
 
     async def _do(self, action: Action, generation: int, now_s: float) -> bool:
         try:
@@ -333,9 +316,7 @@ class Supervisor:
         elif isinstance(action, Drain):
             self._drain(action, now_s)
         elif isinstance(action, Reset):
-            self._reset_sent.add(action.handle)
-            log.warning("drain_deadline_passed", service=action.handle.name, listen=str(action.handle.listen))
-            self._data_path.reset_connections(action.handle, "drain_timeout")
+            self._departures.reset(action.handle)
         elif isinstance(action, Remove):
             self._remove(action.handle)
         elif isinstance(action, Claim):
@@ -344,12 +325,8 @@ class Supervisor:
             self.vips.withdraw(action)
 
     def _remove(self, handle: Handle) -> None:
-        self._data_path.remove(handle)
-        self._reset_sent.discard(handle)
-        del self.draining[handle]
+        self._departures.remove(handle)
         self.backoff.keep(lambda action: isinstance(action, Open | Claim | Withdraw) or action.handle != handle)
-        self._left[handle.name] = handle.listen.address
-        log.info("service_removed", service=handle.name, listen=str(handle.listen))
 
     async def _open(self, service: VirtualService, generation: int, now_s: float) -> None:
         key = key_of(service)
@@ -411,11 +388,7 @@ class Supervisor:
         key = _key_of(action.handle)
         state = self._open_services.pop(key)
         self._agenda.judge_at(key, None)
-        self.draining[action.handle] = (state, now_s)
-        self._data_path.stop_accepting(action.handle)
-        active = self._data_path.traffic(action.handle).active_connections
-        reason = "stopping" if self.stopping else action.reason
-        log.info("service_draining", service=action.handle.name, connections=active, reason=reason)
+        self._departures.begin(state, "stopping" if self.stopping else action.reason, now_s)
 
     def _sleep_s(self, now_s: float) -> float:
         until_s = [self._agenda.next_s()]
