@@ -98,6 +98,8 @@ def _from_kubeconfig(path: Path, context: str | None) -> Credentials:
     files = {str(path): stamp(str(path))}
     config = _read_yaml(path)
     user = _user(config, context)
+    if not user and str(_cluster(config, context).get("server")).startswith("https://"):
+        raise CredentialsError("the context names no user that the file has")
     token_file = user.get("tokenFile")
     made = "exec" in user or "auth-provider" in user
     named = [user.get(key) for key in ("tokenFile", "client-certificate", "client-key")]
@@ -129,6 +131,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     config = yaml.load(written, Loader=yaml.CSafeLoader)
     if not isinstance(config, dict):
         raise CredentialsError("is no kubeconfig")
+    for kind in ("clusters", "contexts", "users"):
+        if not isinstance(config.get(kind, []), list):
+            raise CredentialsError(f"{kind} is no list")
     return config
 
 
