@@ -55,16 +55,17 @@ class AddressTable(NetlinkThread):
         self._tags_are_kept: bool | None = None
         self._shared: tuple[float, Inventory] | None = None
 
-    async def inventory(self) -> Inventory:
-        """Return links and addresses from a dump that was begun after this call.
+    async def inventory(self, max_age_s: float = 0.0) -> Inventory:
+        """Return links and addresses from a dump that was begun after this call, or at most `max_age_s` before it.
 
-        Callers that wait at the same time share one: 200 claims at once would otherwise make 200.
+        Callers that wait at the same time share one: 200 claims at once would otherwise make 200. What was added and
+        removed here since a dump is in it.
 
         Raises:
             AddressError: the kernel refused.
             OSError: no netlink socket could be had.
         """
-        return await self._in_thread(partial(self._dump, time.monotonic()))
+        return await self._in_thread(partial(self._dump, time.monotonic() - max_age_s))
 
     async def add(self, index: int, vip: str) -> bool:
         """Add `vip` as a host address with our tag; False if somebody's is there already, which stays untouched.
@@ -123,7 +124,7 @@ class AddressTable(NetlinkThread):
         ahead = not self._tags_are_kept
         if ahead:
             self._with_journal(partial(self._journal.note, index, vip))
-        self._shared = None  # a job that waits behind this one must not share a dump without this address
+        shared, self._shared = self._shared, None  # nobody may share a dump without this address
         attributes: dict[str, Any] = {
             "index": index,
             "address": vip,
@@ -145,6 +146,9 @@ class AddressTable(NetlinkThread):
             raise
         if ahead:
             self._learn_about_tags(index, vip)
+        elif shared is not None:
+            entry = InterfaceAddress(index, vip, host_prefix_length(vip), self._protocol, ours=True)
+            self._shared = (shared[0], shared[1].with_entry(entry))
         return True
 
     def _learn_about_tags(self, index: int, vip: str) -> None:

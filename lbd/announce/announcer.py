@@ -30,6 +30,11 @@ RESYNC_INTERVAL_S = 30.0
 """Look at the whole inventory even if no event came: the net under the events."""
 _GATHER_S = 0.1
 """Events that come close together cause one dump."""
+_REST = 5.0
+_LONGEST_GATHER_S = 1.0
+"""After a look that took long, the next one waits _REST times as long, at most this."""
+_CLAIM_MAX_AGE_S = 0.25
+"""Claims that come one after another share a dump this old: of 500 VIPs each would otherwise decode up to 500."""
 _RESTORE_INTERVAL_S = 0.5
 """Between two times that one address is put back: a program that removes it again at once gets no busy loop."""
 
@@ -61,6 +66,7 @@ class Layer2Announcer:
         self._changed = asyncio.Event()
         self._link_fell = False
         self._failures = 0
+        self._gather_s = _GATHER_S
         self._tasks = (
             Turns("vip-keeper", self._keep),
             Turns("vip-announcements", self._station.announce_due),
@@ -191,7 +197,8 @@ class Layer2Announcer:
     # Claiming.
 
     async def _take(self, record: Vip) -> None:
-        inventory = await self._table.inventory()
+        # An address that somebody added since then is found when ours is added exclusively.
+        inventory = await self._table.inventory(max_age_s=_CLAIM_MAX_AGE_S)
         link = inventory.link(self._interface)
         if link is None:
             raise ClaimError(f"there is no interface {self._interface}")
@@ -260,14 +267,17 @@ class Layer2Announcer:
                 await self._changed.wait()
         except TimeoutError:
             pass  # nothing was heard for long: look anyway
-        await asyncio.sleep(_GATHER_S)
+        await asyncio.sleep(self._gather_s)
         self._changed.clear()
+        begun_s = self._clock()
         try:
             failed = await self._reconcile()
         except BaseException:
             self._changed.set()  # what was heard still has to be looked at
             raise
         self._failures = self._failures + 1 if failed else 0
+        # Hundreds of VIPs that come one by one are as many events, and each look takes as long as there are VIPs.
+        self._gather_s = min(max(_GATHER_S, _REST * (self._clock() - begun_s)), _LONGEST_GATHER_S)
 
     async def _reconcile(self) -> bool:
         """Put back what is missing and renew what is known; return whether something is left to be done soon."""

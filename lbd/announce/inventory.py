@@ -55,6 +55,10 @@ class Inventory:
         """Return the entries for `vip` on one link: more than one if it is there with several prefix lengths."""
         return tuple(entry for entry in self.addresses if entry.index == index and entry.address == vip)
 
+    def with_entry(self, entry: InterfaceAddress) -> Inventory:
+        """Return the inventory after one address was added."""
+        return replace(self, addresses=(*self.addresses, entry))
+
     def without(self, entry: InterfaceAddress) -> Inventory:
         """Return the inventory after one address was removed."""
         return replace(self, addresses=tuple(other for other in self.addresses if other != entry))

@@ -60,10 +60,11 @@ def write(path: Path, cluster: str, objects: Mapping[str, Iterable[Mapping[str, 
         OSError: it can't be written.
     """
     document = {"version": VERSION, "cluster": cluster, **{name: list(objects.get(name, ())) for name in RESOURCES}}
+    content = json.dumps(document, separators=(",", ":"))  # json.dump would encode it bit by bit, in Python
     beside = path.with_suffix(".new")
     try:
         with open(beside, "w", encoding="utf-8", opener=_private) as file:
-            json.dump(document, file, separators=(",", ":"))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
