@@ -65,7 +65,7 @@ def test_a_context_may_be_named(kubeconfig):
         ("{", "while parsing"),
         ("a: 1", "current-context"),
         ("current-context: x\ncontexts: []\nclusters: []\nusers: []", "x"),
-        ("current-context: x\ncontexts: 7\nclusters: {}\nusers: no", "contexts"),
+        ("current-context: x\ncontexts: 7\nclusters: {}\nusers: no", "clusters is no list"),
         ("x" * (5 << 20), "is larger than"),
     ],
 )
