@@ -167,6 +167,21 @@ def test_an_address_that_is_left_is_free_for_who_waits_for_it_at_once() -> None:
     assert addresses(found) == {"a": ("10.0.0.2",), "b": ("10.0.0.3",), "c": ("10.1.0.1",)}
 
 
+def test_who_waits_for_a_full_pool_gets_what_another_leaves_there() -> None:
+    one, two, three = (
+        AddressPool(name, (AddressRange(address, address),), auto_assign=False)
+        for name, address in (("one", "10.9.0.1"), ("two", "10.9.0.2"), ("three", "10.9.0.3"))
+    )
+    found = given(
+        [
+            held("old", "10.9.0.1", asks={"lbd.io/address-pool": "two"}, created="2020"),
+            held("young", "10.9.0.2", asks={"lbd.io/address-pool": "three"}),
+        ],
+        *(one, two, three),
+    )
+    assert addresses(found) == {"old": ("10.9.0.2",), "young": ("10.9.0.3",)}
+
+
 def test_two_that_want_each_others_address_keep_their_own_and_are_told() -> None:
     found = given(
         [
@@ -429,6 +444,18 @@ def test_those_that_share_and_ask_for_different_addresses_keep_theirs_and_are_to
     )
 
 
+def test_who_joins_and_asks_for_another_address_than_the_others_have_gets_none() -> None:
+    found = given(
+        [
+            held("a", "10.0.0.2", asks={**SHARED, "lbd.io/address": "10.0.0.2"}),
+            service("joins", asks={**SHARED, "lbd.io/address": "10.0.0.3"}, ports=ports(81)),
+        ],
+        WEB,
+    )
+    assert addresses(found) == {"a": ("10.0.0.2",), "joins": ()}
+    assert problem(found["joins"])[0] == "SharedVipConflict"
+
+
 def test_a_service_that_no_longer_shares_gets_its_own_address_and_the_older_stays() -> None:
     found = given([held("a", "10.0.0.2"), held("b", "10.0.0.2", created="2026-05", ports=ports(81))], WEB)
     assert addresses(found) == {"a": ("10.0.0.2",), "b": ("10.0.0.1",)}
@@ -446,6 +473,17 @@ def test_sharing_opens_no_pool_to_a_service_that_it_does_not_admit() -> None:
     assert problem(found["b"])[0] == "AddressPoolNotAllowed"
 
 
+def test_a_service_that_is_not_admitted_does_not_keep_those_that_it_joins_from_moving() -> None:
+    found = given(
+        [
+            held("a", "10.3.0.1", asks={**SHARED, "lbd.io/address": "10.3.0.2"}, labels=(("tier", "gold"),)),
+            service("b", asks=SHARED, ports=ports(81)),
+        ],
+        GOLD,
+    )
+    assert addresses(found) == {"a": ("10.3.0.2",), "b": ()}
+
+
 # The record, and time.
 
 
@@ -460,21 +498,26 @@ def test_the_condition_is_true_exactly_where_there_are_addresses() -> None:
     assert good.message == "10.0.0.1 from pool web, fd00::1 from pool six"
 
 
-@pytest.mark.parametrize("moving", [False, True])
-def test_ten_thousand_services_take_less_than_half_a_second(moving: bool) -> None:
+def test_ten_thousand_services_take_less_than_half_a_second() -> None:
     pool = AddressPool("wide", (AddressRange("10.0.0.0", "10.0.255.255"),))
     services = [service(f"s{number:05}") for number in range(10_000)]
     kubernetes = Kubernetes(address_pools=(pool, SIX))
-    first = allocate(services, kubernetes, {}, {})
-    assert len({one.addresses for one in first.values()}) == 10_000
-    served = [replace(one, ingress=first[one.key].addresses, conditions=GIVEN) for one in services]
-    if moving:  # everybody wants the next one's address: a chain of 9,999 waits, and the last one goes away
-        served = [
-            replace(one, annotations=(("lbd.io/address", following.ingress[0]),))
-            for one, following in itertools.pairwise(served)
-        ]
     began = time.process_time()
-    second = allocate(served, kubernetes, {}, {})
-    assert time.process_time() - began < 0.5 * (2 if moving else 1) * 2  # twice, for a machine that others use too
-    assert all(one.problem is None for one in second.values())
-    assert len({one.addresses for one in second.values()}) == len(served)
+    found = allocate(services, kubernetes, {}, {})
+    first_s = time.process_time() - began
+    assert len({one.addresses for one in found.values()}) == 10_000
+    served = [replace(one, ingress=found[one.key].addresses, conditions=GIVEN) for one in services]
+    began = time.process_time()
+    assert allocate(served, kubernetes, {}, {}) == found
+    again_s = time.process_time() - began
+    # Everybody wants the next one's address, and the last one goes away: a chain of 9,999 that wait.
+    waiting = [
+        replace(one, annotations=(("lbd.io/address", following.ingress[0]),))
+        for one, following in itertools.pairwise(served)
+    ]
+    began = time.process_time()
+    moved = allocate(waiting, kubernetes, {}, {})
+    chain_s = time.process_time() - began
+    assert [moved[one.key].addresses for one in waiting] == [one.ingress for one in served[1:]]
+    assert min(first_s, again_s) < 0.5
+    assert chain_s < 2.0  # what must not be is the square of 10,000
