@@ -32,7 +32,7 @@ from lbd.model.kubernetes import LeaseSettings
 log = structlog.get_logger(__name__)
 
 MERGE_PATCH = "application/merge-patch+json"
-_RELEASE_TIMEOUT_S = 2.0
+_RELEASE_TIMEOUT_S = 1.5
 _SHORTEST_TIMEOUT_S = 0.05
 _JITTER = 0.2
 """Share of the retry interval by which it is shortened at random: candidates don't ask all at once."""
@@ -231,18 +231,23 @@ class Elector:
         held = self.leading
         self._renewed_s = None
         self._report()
-        if not held or self._seen is None:
+        if not held:
             return
-        body = {
-            "metadata": {"resourceVersion": self._seen.resource_version},
-            "spec": released(self._seen.record, self._now()).written(),
-        }
         try:
             async with asyncio.timeout(_RELEASE_TIMEOUT_S):
-                self._observe(
-                    await self._client.request(
-                        "PATCH", self._path, body=body, content_type=MERGE_PATCH, timeout_s=_RELEASE_TIMEOUT_S
-                    )
-                )
+                try:
+                    await self._release()
+                except ApiError as error:
+                    if error.status != 409:
+                        raise
+                    await self._look()  # the renewal that was under way has come through
+                    await self._release()
         except (ApiError, TimeoutError) as error:
             log.warning("lease_not_given_back", lease=self._settings.name, reason=str(error) or "no answer in time")
+
+    async def _release(self) -> None:
+        now_s = self._clock()
+        if decide(self._seen, self._identity, self._term, self._settings, now_s).step is not Step.RENEW:
+            return  # it is somebody else's by now
+        assert self._seen is not None
+        await self._write(released(self._seen.record, self._now()))

@@ -153,6 +153,62 @@ def test_a_lease_that_is_given_back_is_taken_at_the_next_look() -> None:
     uvloop.run(scenario())
 
 
+def test_a_lease_is_given_back_though_a_renewal_was_under_way_when_it_was_stopped() -> None:
+    async def scenario() -> None:
+        class Slow(ApiOfOne):
+            async def request(self, method: str, path: str, **other: Any) -> dict[str, Any]:
+                answer = await super().request(method, path, **other)
+                if method == "PATCH" and not stopped:
+                    under_way.set()
+                    await asyncio.Event().wait()  # done, but nobody hears of it
+                return answer
+
+        stopped = False
+        under_way = asyncio.Event()
+        api = Api()
+        one = Watched(Slow(api, nothing), "se-a", LeaseSettings(duration_s=60.0, renew_deadline_s=40.0, retry_s=0.05))
+        async with asyncio.timeout(5):
+            await under_way.wait()
+        stopped = True
+        await one.stop()
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == ""
+        assert one.changes == [True, False]
+
+    uvloop.run(scenario())
+
+
+def test_what_somebody_else_holds_by_now_is_not_given_back() -> None:
+    async def scenario() -> None:
+        api = Api()
+        one = Watched(api.client(), "se-a", LeaseSettings(duration_s=60.0, renew_deadline_s=40.0, retry_s=30.0))
+        await one.until(True)
+        spec = {"holderIdentity": "se-b", "leaseDurationSeconds": 60, "acquireTime": "x", "renewTime": "y"}
+        api.lease = {"metadata": {"resourceVersion": "stolen"}, "spec": spec}
+        await one.stop()
+        assert api.lease["spec"] == spec
+
+    uvloop.run(scenario())
+
+
+def test_stopping_does_not_wait_for_an_api_that_hangs() -> None:
+    async def scenario() -> None:
+        hung = asyncio.Event()
+
+        async def hang(_method: str) -> None:
+            if hung.is_set():
+                await asyncio.Event().wait()
+
+        one = Watched(Api().client(hang), "se-a", LeaseSettings(duration_s=60.0, renew_deadline_s=40.0, retry_s=30.0))
+        await one.until(True)
+        hung.set()
+        async with asyncio.timeout(3):
+            await one.stop()
+        assert not one.elector.leading
+
+    uvloop.run(scenario())
+
+
 def test_while_the_api_hangs_leading_ends_at_the_deadline_and_before_another_leads() -> None:
     async def scenario() -> None:
         api = Api()
