@@ -256,6 +256,27 @@ def test_a_flow_leaves_a_removed_member_once_it_answers_no_more(stack: ExitStack
     assert [member.active for member in worker.members] == [0, 1]
 
 
+def test_a_flow_to_a_member_that_was_removed_and_is_silent_ends_when_nobody_else_is_left(stack: ExitStack) -> None:
+    """Else a pool that was scaled to nobody would keep its socket, and clients would wait instead of being refused."""
+    worker = Worker(stack)
+    client = worker.client()
+    client.send(b"1")
+    worker.turn()
+    (flow,) = worker.relay.udp_listeners(0)[0].flows.values()
+    worker.service.set_pool([], RoundRobin([], 0), [], [], [])
+    worker.relay.refuse(0)
+    client.send(b"2")
+    worker.turn()
+    assert worker.vacant == [], "a member that is on its way out may still answer"
+    flow.asked_ms -= 4000
+    client.send(b"3")
+    worker.turn()
+    assert received(worker.servers[0]) + received(worker.servers[1]) == [b"1", b"2"]
+    assert worker.vacant == [0]
+    assert worker.service.active == 0
+    assert [member.active for member in worker.members] == [0, 0]
+
+
 def test_reset_and_removal_end_flows_and_leave_nothing_open(stack: ExitStack) -> None:
     worker = Worker(stack)
     clients = [worker.client() for _ in range(4)]
