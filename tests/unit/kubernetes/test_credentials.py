@@ -235,6 +235,35 @@ def test_a_certificate_that_is_replaced_makes_another_way_and_a_token_does_not(k
     assert "client" in refused(path) or "MISMATCH" in refused(path).upper()
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_certificate_that_is_replaced_on_the_disk_is_shown_with_the_next_request(
+    kubeconfig, certificates, scripted_api
+):
+    def show(name: str) -> None:
+        for suffix in ("crt", "key"):
+            shutil.copy(certificates / f"{name}.{suffix}", kubeconfig.folder / f"mine.{suffix}")
+
+    async def scene() -> None:
+        async with scripted_api(server_context(certificates)) as api:
+
+            async def handler(request: web.Request) -> web.StreamResponse:
+                assert request.transport is not None
+                return web.json_response({"subject": str(request.transport.get_extra_info("peercert")["subject"])})
+
+            api.handler = handler
+            shutil.copy(certificates / "ca.crt", kubeconfig.folder / "ca.crt")
+            show("client")
+            user = {"client-certificate": "mine.crt", "client-key": "mine.key"}
+            path = kubeconfig.write(api.url, user, **{"certificate-authority": "ca.crt"})
+            client = ApiClient(Kubernetes(kubeconfig=path))
+            assert "'client'" in str(await client.request("GET", "/x"))
+            show("server")
+            assert "'server'" in str(await client.request("GET", "/x"))
+            await client.close()
+
+    uvloop.run(scene())
+
+
 # Keeping them up to date.
 
 
