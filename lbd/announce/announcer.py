@@ -30,10 +30,10 @@ RESYNC_INTERVAL_S = 30.0
 """Look at the whole inventory even if no event came: the net under the events."""
 _GATHER_S = 0.1
 """Events that come close together cause one dump."""
-_REST = 5.0
+_REST = 10.0
 _LONGEST_GATHER_S = 1.0
 """After a look that took long, the next one waits _REST times as long, at most this."""
-_CLAIM_MAX_AGE_S = 0.25
+_CLAIM_MAX_AGE_S = 1.0
 """Claims that come one after another share a dump this old: of 500 VIPs each would otherwise decode up to 500."""
 _RESTORE_INTERVAL_S = 0.5
 """Between two times that one address is put back: a program that removes it again at once gets no busy loop."""
