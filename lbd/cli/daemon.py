@@ -45,11 +45,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-STATE_DIRECTORY = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/lbd"))
-"""systemd's StateDirectory= says where."""
 LAG_INTERVAL_S = 0.5
 SETTLE_TIMEOUT_S = 30.0
 """READY is said after this time in any case: systemd must not kill a daemon that waits for a foreign owner to leave."""
+
+
+def state_directory() -> Path:
+    """Return where lbd keeps what outlives it; systemd's StateDirectory= says where."""
+    return Path(os.environ.get("STATE_DIRECTORY", "/var/lib/lbd"))
 
 
 class StartError(Exception):
@@ -65,7 +68,7 @@ class Daemon:
         self._manager = ServiceManager()
         self._lock: socket.socket | None = None
         self._announcer = ReturnPathAnnouncer(
-            Layer2Announcer(engine.frontend_interface, state_directory=STATE_DIRECTORY),
+            Layer2Announcer(engine.frontend_interface, state_directory=state_directory()),
             engine.frontend_interface,
             engine.frontend_gateways,
         )
@@ -176,7 +179,7 @@ class Daemon:
         return Cluster(
             desired.kubernetes,
             desired,
-            STATE_DIRECTORY,
+            state_directory(),
             lambda prefix: self._supervisor.holds(prefix),
             self._cluster_says,
         )

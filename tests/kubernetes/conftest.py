@@ -17,6 +17,7 @@ import pytest
 from build_apiserver import why_not
 from kit_cluster import Cluster, audit_flags, install
 from kit_daemon import KubernetesDaemonFactory
+from kit_publish import serving
 from lab_daemon import DaemonFactory
 from lab_fixtures import daemon, judge_skip, lab, raise_descriptor_limit, sandboxed
 from lbd.cli.demo.apiserver import ApiServer
@@ -106,3 +107,10 @@ def second_lab(sandboxed: None, worker_id: str) -> Iterator[Lab]:
 def lbd_kubernetes(lab: Lab, management: ManagementNetwork, daemon: DaemonFactory) -> KubernetesDaemonFactory:
     """A function that returns a Daemon that watches a cluster; see KubernetesDaemonFactory."""
     return KubernetesDaemonFactory(lab, management, daemon)
+
+
+@pytest.fixture
+def pods(lab: Lab) -> Iterator[list[str]]:
+    """HTTP servers in the lab's Pods, on port 80; their IPv4 addresses."""
+    with serving(lab):
+        yield [pod.address[4] for pod in lab.pods]

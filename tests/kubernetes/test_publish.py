@@ -5,72 +5,30 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from kit_cluster import ASSIGNED_WITHIN_S, Cluster, elapsed_s, ingress, service_manifest
 from kit_daemon import FIRST, KubernetesDaemonFactory
-from kit_lifecycle import Held, addresses, is_refused, peek
+from kit_lifecycle import addresses, is_refused, peek
+from kit_publish import (
+    FINALIZER,
+    SERVED_WITHIN_S,
+    answers,
+    endpoint,
+    eventually_held,
+    fetch_or,
+    published,
+    serving,
+    wait_served,
+    wait_withdrawn,
+    wait_writing,
+)
 from kit_udp import UdpServer
-from lab_clients import fetch, fetch_many
-from lab_daemon import Daemon
-from lab_servers import Handler, PodServer, echo, http
+from lab_servers import PodServer, echo, http
 from lab_wait import eventually
 from lbd.cli.demo.api_client import ApiError
 from lbd.cli.demo.lab import Lab
-
-FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
-SERVED_WITHIN_S = 5.0
-"""From the address in the status to the first answer; the address is claimed and the members are checked meanwhile."""
-
-
-@contextlib.contextmanager
-def serving(lab: Lab, handler: Handler = http, *ports: int) -> Iterator[list[PodServer]]:
-    """Let every Pod of the lab serve on these ports (80 if none is given)."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(PodServer(pod, handler, port)) for port in ports or (80,) for pod in lab.pods]
-
-
-@pytest.fixture
-def pods(lab: Lab) -> Iterator[list[str]]:
-    """HTTP servers in the lab's Pods, on port 80; their IPv4 addresses."""
-    with serving(lab):
-        yield [pod.address[4] for pod in lab.pods]
-
-
-def published(cluster: Cluster, pods: list[str], name: str = "web", **options: Any) -> tuple[dict[str, Any], str]:
-    """Publish a Service of these Pods on port 80; return it and its address."""
-    cluster.slice(name, pods)
-    made = cluster.service(name, **options)
-    return made, cluster.wait_ingress(made)[0]
-
-
-def answers(lab: Lab, vip: str, port: int = 80, count: int = 30) -> set[str]:
-    """Return who answers `count` clients, none of whom may fail."""
-    result = fetch_many(lab.client, vip, port, count=count)
-    assert result.failures == []
-    return set(result.answers)
-
-
-def wait_served(lab: Lab, vip: str, port: int = 80) -> str:
-    """Wait until a client gets an answer; return it."""
-
-    def fetched() -> str:
-        try:
-            return fetch(lab.client, vip, port)
-        except (OSError, EOFError) as error:
-            raise AssertionError(repr(error)) from error
-
-    return eventually(fetched, SERVED_WITHIN_S, f"{vip}:{port} answers")
-
-
-def wait_withdrawn(lab: Lab, daemon: Daemon, vip: str) -> None:
-    """Wait until neither the interface nor `lbd status` has the address."""
-    eventually(lambda: vip not in addresses(lab), 10.0, f"{vip} is off the interface")
-    eventually(lambda: vip not in [one["address"] for one in peek(daemon)["vips"]], 5.0, f"{vip} is off the status")
-
 
 # -- from apply to answer ----------------------------------------------------------------------------------------------
 
@@ -78,7 +36,7 @@ def wait_withdrawn(lab: Lab, daemon: Daemon, vip: str) -> None:
 def test_a_service_gets_an_address_within_2_s_and_curl_of_it_reaches_the_pods(
     cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
 ) -> None:
-    lbd_kubernetes(cluster)
+    wait_writing(lbd_kubernetes(cluster))
     cluster.slice("web", pods)
     applied_s = time.monotonic()
     made = cluster.service("web", selector={"app": "web"})
@@ -112,7 +70,7 @@ def test_services_that_were_there_before_lbd_are_published_with_an_address_each(
         cluster.slice(name, pods)
         made.append(cluster.service(name))
     lbd_kubernetes(cluster)
-    vips = [cluster.wait_ingress(service, timeout_s=5.0)[0] for service in made]
+    vips = [cluster.wait_ingress(service)[0] for service in made]
     assert len(set(vips)) == 3
     for vip in vips:
         wait_served(lab, vip)
@@ -208,20 +166,6 @@ def test_a_change_of_ports_leaves_the_connections_of_another_port_alone(
         held.close()
 
 
-def eventually_held(lab: Lab, vip: str, port: int = 80) -> Held:
-    """Return a connection to an echo server that works, as soon as there can be one."""
-
-    def connected() -> Held:
-        try:
-            held = Held(lab.client, vip, port)
-        except OSError as error:
-            raise AssertionError(repr(error)) from error
-        assert held.works(), "connected, but silent"
-        return held
-
-    return eventually(connected, SERVED_WITHIN_S, f"{vip}:{port} echoes")
-
-
 def test_scaled_to_0_refuses_and_scaled_up_serves_again(
     cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
 ) -> None:
@@ -304,7 +248,7 @@ def test_a_restart_of_lbd_keeps_every_address(
     for service, vip in made[1:]:
         wait_served(lab, vip)
         assert ingress(cluster.get(service) or {}) == [vip]
-    assert cluster.wait_ingress(early, timeout_s=5.0)[0] not in [vip for _, vip in made[1:]]
+    assert cluster.wait_ingress(early)[0] not in [vip for _, vip in made[1:]]
 
 
 # -- what a Service can say --------------------------------------------------------------------------------------------
@@ -384,11 +328,6 @@ def test_slices_are_merged_each_with_its_own_number_for_a_named_port(
 # -- ready, serving, terminating ---------------------------------------------------------------------------------------
 
 
-def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
-    """Return an endpoint with these conditions; others are absent."""
-    return {"addresses": [address], "conditions": conditions}
-
-
 def test_an_endpoint_that_is_not_ready_gets_nothing_and_one_that_says_nothing_is_ready(
     cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
 ) -> None:
@@ -437,11 +376,3 @@ def test_where_all_are_terminating_those_that_still_serve_are_used(
     )
     eventually(lambda: fetch_or(lab, vip) == lab.pods[1].name, SERVED_WITHIN_S, "the one that serves answers")
     assert answers(lab, vip) == {lab.pods[1].name}
-
-
-def fetch_or(lab: Lab, vip: str) -> str:
-    """Return who answers, or an empty text where nobody does."""
-    try:
-        return fetch(lab.client, vip)
-    except (OSError, EOFError):
-        return ""
