@@ -61,6 +61,11 @@ class Assembly:
         """Services that were ours, until what they had here is gone."""
 
     @property
+    def taken(self) -> Mapping[str, str]:
+        """Addresses that others use here, with who does."""
+        return self._taken
+
+    @property
     def services(self) -> Mapping[ObjectKey, Service]:
         """All Services that are known, ours or not."""
         return self._services

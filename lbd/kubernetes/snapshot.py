@@ -35,7 +35,7 @@ def cluster_status(
     """Return what is of the cluster. `writes` are those that succeeded, conflicted and failed; `routes` None: none are
     wanted at all."""
     decided = assembly.decided.values()
-    used = [address for one in assembly.allocations.values() for address in one.addresses]
+    used = [*(address for one in assembly.allocations.values() for address in one.addresses), *assembly.taken]
     written, conflicts, failures = writes
     return KubernetesStatus(
         server=api.server,
