@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 FIRST_BACKOFF_S = 1.0
-LONGEST_BACKOFF_S = 30.0
+LONGEST_BACKOFF_S = 10.0
 _JITTER = 0.25
 """A backoff is longer by up to this share of it, so that service engines don't all come at the same moment."""
 
