@@ -525,6 +525,11 @@ def test_what_is_too_big_is_refused_without_a_look_at_it(spec, error):
     assert error_of(spec) == error
 
 
+def test_what_is_just_not_too_big_is_looked_at():
+    assert error_of({"x": [0] * 9_999}) == "spec.x: is an unknown field"
+    assert error_of({"x": "y" * (256 * 1024 - 1)}) == "spec.x: is an unknown field"
+
+
 def test_a_spec_that_refers_to_the_same_list_again_and_again_costs_nothing():
     bomb: list[Any] = [0] * 5000
     for _ in range(10):
