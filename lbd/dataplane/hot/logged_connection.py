@@ -9,8 +9,18 @@ import time
 
 from mypy_extensions import i64
 
-from lbd.dataplane.hot import client_log
-from lbd.dataplane.hot.client_log import ClientLog
+from lbd.dataplane.hot.client_log import (
+    CLIENT_RESET,
+    DRAIN_TIMEOUT,
+    FAULT,
+    IDLE,
+    MEMBER_RESET,
+    REJECTED,
+    UNKNOWN,
+    UNSERVED,
+    ClientLog,
+)
+from lbd.dataplane.hot.client_log import CLOSED as IN_ORDER
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.pair import CLOSED, CONNECTING, Side
@@ -30,7 +40,7 @@ class LoggedConnection(Connection):
         self.log: ClientLog = log
         self.began_ms: int = reactor.now_ms
         self.connect_us: int = -1
-        self.ending: int = client_log.UNKNOWN
+        self.ending: int = UNKNOWN
         self.received_bytes: i64 = 0
         self.sent_bytes: i64 = 0
 
@@ -54,27 +64,27 @@ class LoggedConnection(Connection):
 
     def unserved(self) -> None:
         """Note why it ends."""
-        self.ending = client_log.UNSERVED
+        self.ending = UNSERVED
         Connection.unserved(self)
 
     def refused(self, reason: int) -> None:
         """Note why it ends."""
-        self.ending = client_log.REJECTED + reason
+        self.ending = REJECTED + reason
         Connection.refused(self, reason)
 
     def timed_out(self, reason: int) -> None:
         """Note why it ends."""
-        self.ending = client_log.IDLE + reason
+        self.ending = IDLE + reason
         Connection.timed_out(self, reason)
 
     def purge(self) -> None:
         """Note why it ends."""
-        self.ending = client_log.DRAIN_TIMEOUT
+        self.ending = DRAIN_TIMEOUT
         Connection.purge(self)
 
     def on_fault(self) -> None:
         """Note why it ends."""
-        self.ending = client_log.FAULT
+        self.ending = FAULT
         Connection.on_fault(self)
 
     def close(self, reset: bool) -> None:
@@ -83,7 +93,7 @@ class LoggedConnection(Connection):
             return
         ending = self.ending
         if ending < 0:
-            ending = self.who_reset() if reset else client_log.CLOSED
+            ending = self.who_reset() if reset else IN_ORDER
         member = self.member
         self.log.note(
             self.client_address,
@@ -93,7 +103,7 @@ class LoggedConnection(Connection):
             int(self.sent_bytes),
             -1 if member is None else self.connect_us,
             ending,
-            ending == client_log.CLOSED,
+            ending == IN_ORDER,
             self.reactor.now_ms,
         )
         Connection.close(self, reset)
@@ -102,7 +112,7 @@ class LoggedConnection(Connection):
         """Return whose reset is passed on. One that was seen, but not what came before it, shows in what the other side
         has not taken yet."""
         if self.client.broken or self.state == CONNECTING:
-            return client_log.CLIENT_RESET
+            return CLIENT_RESET
         if self.upstream.broken or not self.upstream.full:
-            return client_log.MEMBER_RESET
-        return client_log.CLIENT_RESET
+            return MEMBER_RESET
+        return CLIENT_RESET

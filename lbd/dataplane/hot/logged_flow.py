@@ -9,8 +9,7 @@ from typing import Any
 
 from mypy_extensions import i64
 
-from lbd.dataplane.hot import client_log
-from lbd.dataplane.hot.client_log import ClientLog
+from lbd.dataplane.hot.client_log import IDLE, RESPONSES, SUPERSEDED, ClientLog
 from lbd.dataplane.hot.flow import Flow, FlowHome
 from lbd.dataplane.hot.service import Member
 
@@ -19,21 +18,14 @@ class LoggedFlow(Flow):
     """Measures what its log says, and says it when it ends."""
 
     __slots__ = (
-        "began_ms",
-        "ending",
-        "is_answering",
-        "log",
-        "received_bytes",
-        "sent_before",
-        "sent_bytes",
-        "served_by",
-    )
+        "began_ms", "ending", "is_answering", "log", "received_bytes", "sent_before", "sent_bytes", "served_by",
+    )  # fmt: skip
 
     def __init__(self, home: FlowHome, key: Any, client: Any, log: ClientLog) -> None:
         Flow.__init__(self, home, key, client)
         self.log: ClientLog = log
         self.began_ms: int = home.reactor.now_ms
-        self.ending: int = client_log.IDLE
+        self.ending: int = IDLE
         self.served_by: Member | None = None
         self.received_bytes: i64 = 0
         self.sent_bytes: i64 = 0
@@ -87,7 +79,7 @@ class LoggedFlow(Flow):
             int(self.sent_bytes),
             -1,
             ending,
-            ending == client_log.IDLE or ending == client_log.RESPONSES or ending == client_log.SUPERSEDED,
+            ending in (IDLE, RESPONSES, SUPERSEDED),
             self.home.reactor.now_ms,
         )
         Flow.end(self)
