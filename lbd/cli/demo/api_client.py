@@ -7,6 +7,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ JSON: Final = "application/json"
 AS_TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 """Asks for the columns that kubectl prints."""
 
+_BUSY_PAUSE_S: Final = 0.2
 _CLUSTER_WIDE: Final = frozenset({"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace", "Node"})
 _IRREGULAR: Final = {"Endpoints": "endpoints"}
 
@@ -85,7 +87,13 @@ class ApiClient:
         """
         target = f"{path}?{urlencode(query)}" if query else path
         headers = {**self._headers(), "Accept": accept, "Content-Type": content_type}
-        status, raw = self._exchange(method, target, None if body is None else json.dumps(body).encode(), headers)
+        content = None if body is None else json.dumps(body).encode()
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            status, raw = self._exchange(method, target, content, headers)
+            if status != http.client.TOO_MANY_REQUESTS or time.monotonic() > deadline_s:
+                break
+            time.sleep(_BUSY_PAUSE_S)  # it has done nothing: a storage that just starts, or too much at once
         if status >= 400:
             raise _refusal(status, raw)
         return _decoded(raw)
