@@ -210,7 +210,7 @@ async def _in_time(timeout_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError as error:
-        raise ApiError(0, "Timeout", f"no answer in {timeout_s:g} s") from error
+        raise ApiError(0, "Timeout", f"no answer in {timeout_s:.1f} s") from error
 
 
 def _unreachable(error: Exception) -> ApiError:
@@ -263,6 +263,6 @@ async def _next_chunk(response: aiohttp.ClientResponse, idle_timeout_s: float) -
         async with asyncio.timeout(idle_timeout_s):
             return await response.content.readany()
     except TimeoutError as error:
-        raise ApiError(0, "Timeout", f"the watch was silent for {idle_timeout_s:g} s") from error
+        raise ApiError(0, "Timeout", f"the watch was silent for {idle_timeout_s:.0f} s") from error
     except (aiohttp.ClientError, ConnectionError, ValueError) as error:
         raise _unreachable(error) from error

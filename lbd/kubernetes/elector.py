@@ -39,7 +39,7 @@ _JITTER = 0.2
 
 
 class Requests(Protocol):
-    """What is needed of the API client. It raises `ApiError`."""
+    """What is needed of the API client. It raises `ApiError`, also when `timeout_s` is over, whatever hangs."""
 
     async def request(
         self,
@@ -184,26 +184,23 @@ class Elector:
         self._seen = observe(self._seen, record, version, self._clock())
 
     async def _ask(self, method: str, path: str, body: Any = None, content_type: str | None = None) -> dict[str, Any]:
-        """Make a request that ends before leading does: what hangs must not keep us from saying that it has ended."""
+        """Make a request that ends before leading does: what hangs must not keep us from saying that it has ended.
+
+        That is left to the client: one that is cut off from here would know nothing of an API that hangs.
+        """
         timeout_s = self._settings.renew_deadline_s / 2
         if self._renewed_s is not None:
             left_s = self._renewed_s + self._settings.renew_deadline_s - self._clock()
             timeout_s = min(timeout_s, left_s) if left_s > 0 else timeout_s
         timeout_s = max(timeout_s, _SHORTEST_TIMEOUT_S)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._client.request(
-                    method, path, body=body, content_type=content_type, timeout_s=timeout_s
-                )
-        except TimeoutError:
-            raise ApiError(0, "Timeout", f"no answer within {timeout_s:.1f} s") from None
+        return await self._client.request(method, path, body=body, content_type=content_type, timeout_s=timeout_s)
 
     def _failed(self, error: ApiError) -> None:
         self._is_known = False  # an answer that was lost may have been a yes
         if error.status in (404, 409):
             self._renewed_s = None  # somebody else has written or removed it
             self._seen = None if error.status == 404 else self._seen
-        if str(error) != self._error:
+        if str(error) != self._error and not error.away:  # that it is away is said once, by who asks it
             log.warning("lease_failed", lease=self._settings.name, identity=self._identity, reason=str(error))
         self._error = str(error)
 

@@ -214,7 +214,9 @@ class Reflector(Generic[T]):
     def _watched(self) -> float:
         """A watch has ended in order; return after how many seconds the next one begins."""
         lasted_s = self._clock() - self._open_s if self._open_s is not None else 0.0
-        if lasted_s < SHORT_S and not self._seen:
+        if lasted_s >= SHORT_S:
+            self._works()
+        elif not self._seen:
             self._failed(ApiError(200, "Ended", "watch: the server ended it at once, with nothing in it"))
         return self._pace.after_watch(lasted_s, seen=self._seen)
 

@@ -9,10 +9,12 @@ from contextlib import suppress
 from typing import Any
 
 import uvloop
+from aiohttp import web
 
 from lbd.kubernetes.api_error import ApiError
+from lbd.kubernetes.client import ApiClient
 from lbd.kubernetes.elector import Elector
-from lbd.model.kubernetes import LeaseSettings
+from lbd.model.kubernetes import Kubernetes, LeaseSettings
 
 SETTINGS = LeaseSettings(duration_s=0.45, renew_deadline_s=0.3, retry_s=0.06)
 """Short, so that a test may wait for a deadline; the API's whole seconds make the written duration 1 s."""
@@ -74,7 +76,11 @@ class ApiOfOne:
         self.timeouts_s.append(timeout_s)
         assert path.startswith("/apis/coordination.k8s.io/v1/namespaces/lbd-system/leases")
         assert (content_type == "application/merge-patch+json") == (method == "PATCH")
-        await self.fault(method)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.fault(method)
+        except TimeoutError:
+            raise ApiError(0, "Timeout", "no answer in time") from None
         answer = self.api.answer(method, body)
         if self.lose_answers and method != "GET":
             raise ApiError(0, "Timeout", "the answer was lost")
@@ -241,6 +247,29 @@ def test_while_the_api_hangs_leading_ends_at_the_deadline_and_before_another_lea
         looking.cancel()
         await first.stop()
         await second.stop()
+
+    uvloop.run(scenario())
+
+
+def test_an_api_that_hangs_is_seen_to_be_away_by_who_asks_it_most_often(scripted_api, kubeconfig) -> None:
+    async def scenario() -> None:
+        async with scripted_api() as server:
+            kubernetes = Kubernetes(kubeconfig=kubeconfig.write(server.url))
+            client = ApiClient(kubernetes, rng=random.Random(1))
+            elector = Elector(client, SETTINGS, "se-a", rng=random.Random(1))
+
+            async def hang(_request: web.Request) -> web.StreamResponse:
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            server.handler = hang
+            task = asyncio.create_task(elector.run())
+            await until(lambda: client.status().error != "")
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await client.close()
+            assert client.status().error == "Timeout: no answer in 0.1 s"
+            assert len(server.requests) == 1
 
     uvloop.run(scenario())
 

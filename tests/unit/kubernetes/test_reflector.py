@@ -349,6 +349,29 @@ def test_a_watch_goes_on_where_it_was_after_the_server_was_away(play):
     play(scene, prepare)
 
 
+def test_an_error_is_forgotten_when_a_watch_has_lasted_though_nothing_came(play, monkeypatch):
+    for module in ("reflector", "watch_pace"):
+        monkeypatch.setattr(f"lbd.kubernetes.{module}.SHORT_S", 0.1)
+
+    def prepare(api: Api, _play: Play) -> None:
+        async def quiet(request: web.Request) -> web.StreamResponse:
+            hold = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.15, hold.set)
+            return await api.server.stream(request, hold=hold)
+
+        api.refuse(lambda: web.Response(status=503, text="starting"))
+        api.watches.put_nowait(quiet)
+        api.say()
+
+    async def scene(api: Api, play: Play) -> None:
+        await play.report()
+        await play.until(lambda: "503" in play.status.last_error)
+        await play.until(lambda: len(api.asked) == 4)
+        assert play.status.last_error == ""
+
+    play(scene, prepare)
+
+
 def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_pause(play):
     def prepare(api: Api, _play: Play) -> None:
         for _watch in range(100):
