@@ -259,6 +259,12 @@ def test_a_pool_has_at_most_4096_members_and_says_that_there_are_more():
     )
 
 
+def test_a_pool_of_4096_is_not_too_large():
+    many = [f"10.0.{high}.{low}" for high in range(16) for low in range(256)]
+    translation = translated(service(), serving(*many))
+    assert (len(only(translation).pool.members), translation.problems) == (4096, ())
+
+
 def test_pods_that_are_leaving_do_not_push_out_those_that_serve():
     some_leaving = serving(*(f"10.0.{high}.{low}" for high in range(4) for low in range(250)), leaving=True)
     many_ready = serving(*(f"10.1.{high}.{low}" for high in range(16) for low in range(250)))
