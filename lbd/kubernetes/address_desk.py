@@ -55,6 +55,20 @@ class AddressDesk:
                 if self.space.containing(place):
                     self.space.owners.setdefault(place, f"Service {service.key}, which is being removed")
 
+    def honour(self, units: Iterable[Unit]) -> None:
+        """Give what was promised and may be on its way to the API server, where it still is what the unit may have."""
+        for unit in units:
+            if unit.frozen:
+                continue
+            promised = [(place, member) for member in unit.members for place in member.promised]
+            for place, member in promised:
+                family = place[0]
+                has_one = family in unit.places and family not in unit.moving
+                if has_one or family not in unit.families or place in self.space.owners:
+                    continue
+                if self._could_get(unit, place, member):
+                    self._give(unit, place)
+
     def move(self, units: Iterable[Unit]) -> None:
         """Give what is asked for, first addresses, then addresses of pools."""
         numbers = itertools.count()
@@ -115,15 +129,9 @@ class AddressDesk:
             return False
         asked, pools = unit.requests(family), self.space.containing(place)
         moving = place not in asked if asked else _is_elsewhere(unit, pools)
-        if not holder.given:
-            # Nothing says that lbd gave it this address, so it gets no more by it than it could ask for now.
-            may = (
-                self.obtainable(unit, place, holder)
-                if asked
-                else any(pool in self.usable_pools(unit, family) for pool in pools)
-            )
-            if moving or unit.frozen or not may:
-                return False
+        # Where nothing says that lbd gave it this address it gets no more by it than it could ask for now.
+        if not holder.given and (moving or unit.frozen or not self._could_get(unit, place, holder)):
+            return False
         self.space.take(place, unit)
         unit.places[family] = place
         if moving:
@@ -148,6 +156,19 @@ class AddressDesk:
                 for one in asked:
                     self._wait_for_place.setdefault(one, []).append(wish)
                 return
+        self._give(unit, place)
+
+    def _could_get(self, unit: Unit, place: Place, holder: Candidate) -> bool:
+        """Tell whether a unit would get an address now if it were free; `holder` is the member that it is about."""
+        asked = unit.requests(place[0])
+        if asked:
+            return place in asked and self.obtainable(unit, place, holder)
+        usable = self.usable_pools(unit, place[0])
+        return any(pool in usable for pool in self.space.containing(place))
+
+    def _give(self, unit: Unit, place: Place) -> None:
+        """Give a unit an address instead of the one that it has, if it has one."""
+        family = place[0]
         before = unit.places.get(family)
         self.space.take(place, unit)
         unit.places[family] = place

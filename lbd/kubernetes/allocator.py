@@ -1,13 +1,15 @@
-"""Which Service gets which addresses. Pure and deterministic: the Services' status is the only record.
+"""Which Service gets which addresses. Pure and deterministic: the Services' status is the record.
 
-Who holds an address keeps it; then come those that ask for one, then those that ask for a pool, then all others, each
-time the oldest first. A Service that asks for another address keeps the one it has until it gets it.
+Who holds an address keeps it, and who was promised one that is not written yet gets it; then come those that ask for
+one, then those that ask for a pool, then all others, each time the oldest first. A Service that asks for another
+address keeps the one it has until it gets it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lbd.kubernetes import address_problems
 from lbd.kubernetes.address_desk import AddressDesk
@@ -19,6 +21,8 @@ from lbd.kubernetes.shared_vips import Candidate, Unit, units_of
 from lbd.kubernetes.translate import Problem
 from lbd.model.kubernetes import Kubernetes
 from lbd.model.spans import Place
+
+NOTHING_PROMISED: Mapping[ObjectKey, tuple[str, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ def allocate(
     kubernetes: Kubernetes,
     taken: Mapping[str, str],
     rule_addresses: Mapping[ObjectKey, str],
+    promised: Mapping[ObjectKey, tuple[str, ...]] = NOTHING_PROMISED,
 ) -> Mapping[ObjectKey, Allocation]:
     """Return an allocation for each Service that is ours.
 
     `services` may be all that there are: an address of one that is left (`claims.is_left`) is not given to another
     until its finalizer is gone. `taken` are addresses that others use, with the name of who does; `rule_addresses` the
-    `loadBalancerIP` of the rule that a Service has in force.
+    `loadBalancerIP` of the rule that a Service has in force. `promised` is what an earlier call gave and no status says
+    yet: it may be on its way to the API server, so another Service that comes meanwhile does not get it.
     """
     pool_names = frozenset(pool.name for pool in kubernetes.address_pools)
     ours: list[Candidate] = []
@@ -49,13 +55,14 @@ def allocate(
     for service in services:
         if is_ours(service, kubernetes):
             request = request_of(service, rule_addresses.get(service.key, ""), pool_names)
-            ours.append(Candidate.of(service, request))
+            ours.append(Candidate.of(service, request, promised.get(service.key, ())))
         elif FINALIZER in service.finalizers and is_given(service) and is_left(service, kubernetes):
             left.append(service)
     desk = AddressDesk(kubernetes, taken)
     units = units_of(ours, desk.space.owners)
     desk.keep(units)
     desk.reserve(sorted(left, key=lambda service: service.key))
+    desk.honour(units)
     desk.move(units)
     desk.assign(units)
     return {member.service.key: _allocation(desk, unit, member) for unit in units for member in unit.members}

@@ -54,6 +54,8 @@ class Assembly:
         self._dirty: set[ObjectKey] = set()
         self._allocate_anew = True
         self._holders: Counter[str] = Counter()
+        self._promised: dict[ObjectKey, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        """Of Services whose status does not say yet what was allocated: what it said then, and what was allocated."""
         self._decided: dict[ObjectKey, Decision] = {}
         self._translations: dict[ObjectKey, Translation] = {}
         self.allocations: Mapping[ObjectKey, Allocation] = {}
@@ -157,10 +159,21 @@ class Assembly:
         return Changes(self._virtual_services(), tuple(decisions), found.judged, tuple(gone), found.gone)
 
     def _allocate(self) -> None:
-        before = self.allocations
+        before, services = self.allocations, self._services
+        # A status that says something else by now is the record; what was promised before holds no longer.
+        promised = {
+            key: addresses
+            for key, (then, addresses) in self._promised.items()
+            if key in services and services[key].ingress == then
+        }
         self.allocations = allocate(
-            self._services.values(), self._kubernetes, self._taken, self._rules.addresses(self._services.values())
+            services.values(), self._kubernetes, self._taken, self._rules.addresses(services.values()), promised
         )
+        self._promised = {
+            key: (services[key].ingress, one.addresses)
+            for key, one in self.allocations.items()
+            if one.addresses not in ((), services[key].ingress)
+        }
         self._allocate_anew = False
         self._holders = Counter(address for one in self.allocations.values() for address in one.addresses)
         for key in self.allocations.keys() | before.keys():

@@ -22,24 +22,26 @@ Rank = tuple[str, str, str]
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """A Service that wants addresses. `held` are those in its status, `given` says that lbd wrote them there."""
+    """A Service that wants addresses. `held` are those in its status, `given` says that lbd wrote them there.
+    `promised` are those that it is to have and that are not in its status yet."""
 
     service: Service
     request: AddressRequest
     given: bool = False
     held: dict[int, list[Place]] = field(default_factory=dict)
+    promised: tuple[Place, ...] = ()
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
-    def of(cls, service: Service, request: AddressRequest) -> Candidate:
-        """Return a Service with what it asks for and holds."""
+    def of(cls, service: Service, request: AddressRequest, promised: Iterable[str] = ()) -> Candidate:
+        """Return a Service with what it asks for, holds and was promised."""
         held: dict[int, list[Place]] = {}
         for address in service.ingress:
             place = place_of(address)
             if place[0] in service.ip_families:
                 held.setdefault(place[0], []).append(place)
         problems = [] if request.problem is None else [request.problem]
-        return cls(service, request, bool(held) and is_given(service), held, problems)
+        return cls(service, request, bool(held) and is_given(service), held, tuple(map(place_of, promised)), problems)
 
     @property
     def group(self) -> tuple[str, str]:
@@ -60,6 +62,12 @@ class Candidate:
         """The order in which Services get addresses: the oldest first."""
         key = self.service.key
         return (self.service.created or _LAST, key.namespace, key.name)
+
+    @property
+    def due(self) -> list[Place]:
+        """What lbd gave or promised it."""
+        given = [place for places in self.held.values() for place in places] if self.given else []
+        return [*given, *self.promised]
 
     def holds(self, place: Place) -> bool:
         """Tell whether lbd gave it this address."""
@@ -152,11 +160,10 @@ def _settle(candidates: Iterable[Candidate], taken: Container[Place]) -> None:
 def _share(name: str, candidates: list[Candidate]) -> list[Unit]:
     """Put together who can share. Whoever has the address that most of them have goes before the others, so that a
     newcomer does not take a port from a Service that is served."""
-    holders = Counter(place for one in candidates if one.given for places in one.held.values() for place in places)
+    holders = Counter(place for one in candidates for place in one.due)
 
     def order(one: Candidate) -> tuple[int, Rank]:
-        most = max((holders[place] for places in one.held.values() for place in places), default=0)
-        return (-most if one.given else 0, one.rank)
+        return (-max((holders[place] for place in one.due), default=0), one.rank)
 
     together: list[Candidate] = []
     apart: list[Unit] = []

@@ -521,3 +521,75 @@ def test_ten_thousand_services_take_less_than_half_a_second() -> None:
     assert [moved[one.key].addresses for one in waiting] == [one.ingress for one in served[1:]]
     assert min(first_s, again_s) < 0.5
     assert chain_s < 2.0  # what must not be is the square of 10,000
+
+
+# What is on its way to the API server.
+
+
+def promised(
+    services: Iterable[Service],
+    promises: Mapping[str, tuple[str, ...]],
+    *pools: AddressPool,
+    taken: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    keys = {ObjectKey("default", name): asked for name, asked in promises.items()}
+    found = allocate(services, Kubernetes(address_pools=pools), taken or {}, {}, keys)
+    return {key.name: allocation.addresses for key, allocation in found.items()}
+
+
+def test_what_was_promised_goes_to_nobody_else_whoever_is_older_or_asks_for_it() -> None:
+    older = service("older", created="2025-01-01T00:00:00Z")
+    asking = service("asking", created="2025-01-01T00:00:00Z", asks={"lbd.io/address": "10.0.0.1"})
+    found = promised([service("b"), older, asking], {"b": ("10.0.0.1",)}, WEB)
+    assert found == {"b": ("10.0.0.1",), "older": ("10.0.0.2",), "asking": ()}
+
+
+def test_a_promise_of_one_family_leaves_the_other_one_open() -> None:
+    both = service("both", ip_families=(4, 6))
+    assert promised([both], {"both": ("fd00::2",)}, WEB, SIX) == {"both": ("10.0.0.1", "fd00::2")}
+
+
+def test_a_service_that_moves_is_held_to_where_it_was_promised_to_go() -> None:
+    moving = held("moving", "10.0.0.1", asks={"lbd.io/address": "10.0.0.3"})
+    rival = service("rival", created="2025-01-01T00:00:00Z", asks={"lbd.io/address": "10.0.0.3"})
+    found = promised([moving, rival], {"moving": ("10.0.0.3",)}, WEB)
+    assert found == {"moving": ("10.0.0.3",), "rival": ()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"asks": {"lbd.io/address": "10.0.0.3"}}, ("10.0.0.3",)),
+        ({"asks": {"lbd.io/address-pool": "asked"}}, ("10.1.0.1",)),
+        ({"asks": {"lbd.io/address": "nonsense"}}, ()),
+        ({"ip_families": (6,)}, ("fd00::1",)),
+        ({"ingress": ("10.0.0.3",), "conditions": GIVEN}, ("10.0.0.3",)),
+    ],
+)
+def test_a_promise_is_void_when_the_service_asks_for_something_else_or_has_it(
+    changed: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    assert promised([service("web", **changed)], {"web": ("10.0.0.2",)}, WEB, ASKED, SIX) == {"web": expected}
+
+
+def test_a_promise_is_void_when_the_address_is_anothers_or_no_pool_gives_it() -> None:
+    holder = held("holder", "10.0.0.2", created="2026-05-05T00:00:00Z")
+    assert promised([service("web"), holder], {"web": ("10.0.0.2",)}, WEB)["web"] == ("10.0.0.1",)
+    used = {"10.0.0.2": "virtual service web of lbd.yaml"}
+    assert promised([service("web")], {"web": ("10.0.0.2",)}, WEB, taken=used)["web"] == ("10.0.0.1",)
+    assert promised([service("web")], {"web": ("10.9.0.2",)}, WEB)["web"] == ("10.0.0.1",)
+    assert promised([service("web")], {"web": ("10.2.0.1",)}, WEB, SHOP)["web"] == ("10.0.0.1",)
+
+
+def test_a_newcomer_takes_no_port_of_a_shared_vip_that_was_promised() -> None:
+    shared = {"lbd.io/shared-vip": "front"}
+    first = service("b", asks=shared)
+    older = service("a", asks=shared)
+    assert promised([first, older], {"b": ("10.0.0.1",)}, WEB) == {"b": ("10.0.0.1",), "a": ()}
+
+
+def test_a_promise_to_one_that_shares_is_kept_for_all() -> None:
+    shared = {"lbd.io/shared-vip": "front"}
+    first = service("b", asks=shared)
+    second = service("a", asks=shared, ports=ports(81))
+    assert promised([first, second], {"b": ("10.0.0.2",)}, WEB) == {"b": ("10.0.0.2",), "a": ("10.0.0.2",)}

@@ -133,3 +133,26 @@ def test_no_address_is_given_twice_and_the_second_look_changes_nothing_in_any_or
     assert outcomes[-2] == outcomes[-1]
     if not is_tangled(by_key.values()):
         assert outcomes[0] == outcomes[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(services(), services(), pools, taken)
+def test_who_comes_while_addresses_are_being_written_changes_none_of_them(
+    first: list[Service], others: list[Service], configured: tuple[AddressPool, ...], used: dict[str, str]
+) -> None:
+    kubernetes = Kubernetes(address_pools=configured)
+    before = allocate(first, kubernetes, used, {})
+    newcomers = [
+        replace(
+            one,
+            key=ObjectKey(one.key.namespace, f"n{number}"),
+            annotations=tuple(pair for pair in one.annotations if pair[0] != "lbd.io/shared-vip"),
+            ingress=(),
+            conditions=(),
+        )
+        for number, one in enumerate(others)
+    ]
+    by_key = {one.key: one for one in first}
+    promised = {key: one.addresses for key, one in before.items() if one.addresses not in ((), by_key[key].ingress)}
+    after = allocate([*newcomers, *first], kubernetes, used, {}, promised)
+    assert {key: after[key].addresses for key in promised} == {key: before[key].addresses for key in promised}

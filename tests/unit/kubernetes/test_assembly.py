@@ -151,6 +151,29 @@ def test_an_address_is_served_until_the_status_says_another_one():
     assert [one.vip for one in cluster.changes.virtual_services] == ["172.16.101.155"]
 
 
+def test_who_comes_while_an_address_is_being_written_gets_another_one():
+    """Both are of the same second, and the later one is first by name."""
+    cluster = Cluster(service("b"))
+    assert wish_of(cluster.changes, "b").addresses == ("172.16.101.150",)
+    cluster.put(service("a"))
+    assert wish_of(cluster.changes, "a").addresses == ("172.16.101.151",)
+    assert cluster.assembly.allocations[ObjectKey("default", "b")].addresses == ("172.16.101.150",)
+    cluster.put(published("b"), service("0"))
+    assert wish_of(cluster.changes, "0").addresses == ("172.16.101.152",)
+    assert cluster.assembly.allocations[ObjectKey("default", "a")].addresses == ("172.16.101.151",)
+
+
+def test_what_a_status_says_goes_before_what_was_to_be_written():
+    """Another service engine was the writer, and it had come to something else."""
+    cluster = Cluster(service("b"), service("c"))
+    cluster.put(published("b", "172.16.101.151"))
+    assert cluster.assembly.allocations[ObjectKey("default", "b")].addresses == ("172.16.101.151",)
+    assert cluster.assembly.allocations[ObjectKey("default", "c")].addresses == ("172.16.101.150",)
+    cluster.assembly.put_service(ObjectKey("default", "c"), None)
+    cluster.put(service("d"))
+    assert wish_of(cluster.changes, "d").addresses == ("172.16.101.150",)
+
+
 def test_an_address_of_the_files_is_not_given_away():
     cluster = Cluster(service(), taken={"172.16.101.150": 'virtual service "web"'})
     assert wish_of(cluster.changes).addresses == ("172.16.101.151",)
