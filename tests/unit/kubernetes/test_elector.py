@@ -262,6 +262,7 @@ def test_an_api_that_hangs_is_seen_to_be_away_by_who_asks_it_most_often(scripted
                 await asyncio.Event().wait()
                 raise AssertionError
 
+            await client.request("GET", "/api")
             server.handler = hang
             task = asyncio.create_task(elector.run())
             await until(lambda: client.status().error != "")
@@ -269,7 +270,7 @@ def test_an_api_that_hangs_is_seen_to_be_away_by_who_asks_it_most_often(scripted
             await asyncio.gather(task, return_exceptions=True)
             await client.close()
             assert client.status().error == "Timeout: no answer in 0.1 s"
-            assert len(server.requests) == 1
+            assert len(server.requests) == 2
 
     uvloop.run(scenario())
 
