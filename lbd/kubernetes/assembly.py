@@ -86,6 +86,10 @@ class Assembly:
         """Return the EndpointSlices of some Services."""
         return {key for service in services for key in self._slices.get(service, ())}
 
+    def rules_broken_by(self, kubernetes: Kubernetes) -> tuple[str, ...]:
+        """Return a sentence for each rule in force that would not be with another configuration."""
+        return self._rules.broken_by(kubernetes)
+
     def services_naming(self, rule: ObjectKey) -> int:
         """How many Services name a rule."""
         return self._rules.services_of(rule)

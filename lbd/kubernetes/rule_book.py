@@ -52,6 +52,9 @@ class RuleBook:
             self._rules.pop(key, None)
             self._remembered.pop(key, None)
         else:
+            before = self._rules.get(key)
+            if before is not None and before.uid != rule.uid:
+                self._remembered.pop(key, None)  # another rule of the same name
             self._rules[key] = rule
         self._dirty.add(key)
 
@@ -105,6 +108,19 @@ class RuleBook:
             return NamedRule()
         found = self.judged.get(key)
         return NamedRule(key, None if found is None else found[1])
+
+    def broken_by(self, kubernetes: Kubernetes) -> tuple[str, ...]:
+        """Return a sentence for each rule in force, of those that Services name, that would not be with `kubernetes`:
+        what a rule forbids, as its source ranges do, must not end because a profile was removed."""
+        broken: list[str] = []
+        for key in sorted(self._named_by):
+            rule, verdict = self.judged.get(key, (None, None))
+            if rule is None or verdict is None or verdict.in_force is None:
+                continue
+            after = judge_rule(rule, kubernetes, verdict.remembered)
+            if after.in_force is None:
+                broken.append(f"L4Rule {key} is in force and would be no more: {after.error}")
+        return tuple(broken)
 
     def services_of(self, key: ObjectKey) -> int:
         """How many Services name a rule."""

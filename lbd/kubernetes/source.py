@@ -43,6 +43,7 @@ _RELEASE_POLL_S = 0.1
 """How often it is looked whether a Service that was removed has drained."""
 _CACHE_INTERVAL_S = 10.0
 _SHOWN_LEFT_OUT = 5
+_SHOWN_BROKEN = 20
 _RESTART_S = (1.0, 30.0)
 """A task that failed is started again after the first of these, then after twice that, up to the second."""
 
@@ -137,9 +138,10 @@ class KubernetesSource:
         self._changed.set()
 
     def why_not(self, kubernetes: Kubernetes) -> tuple[str, ...]:
-        """Return why a reload to this configuration is refused: it would take addresses that Services have."""
+        """Return why a reload to this configuration is refused: it would take what Services have."""
         ours = [one for one in self._assembly.services.values() if is_ours(one, self._kubernetes)]
-        return shrink_errors(self._kubernetes, kubernetes, ours)
+        shrunk = shrink_errors(self._kubernetes, kubernetes, ours)
+        return (*shrunk, *self._assembly.rules_broken_by(kubernetes)[:_SHOWN_BROKEN])
 
     def status(self) -> KubernetesStatus:
         """Return the snapshot that everybody reads."""

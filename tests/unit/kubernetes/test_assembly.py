@@ -26,7 +26,7 @@ from lbd.kubernetes.objects import (
 )
 from lbd.kubernetes.wishes import ServiceWish
 from lbd.model.desired import Algorithm, Protocol
-from lbd.model.kubernetes import AddressPool, AddressRange, Kubernetes
+from lbd.model.kubernetes import SYSTEM_PROFILES, AddressPool, AddressRange, Kubernetes, NetworkSecurityPolicy
 
 POOL = AddressPool("web", (AddressRange("172.16.101.150", "172.16.101.160"),))
 KUBERNETES = Kubernetes(address_pools=(POOL,))
@@ -257,6 +257,38 @@ def test_a_rule_that_goes_leaves_the_defaults():
     changes = cluster.settle()
     assert changes.virtual_services[0].pool.algorithm is not Algorithm.CONSISTENT_HASH
     assert changes.rules_gone == (ObjectKey("default", "tuned"),)
+
+
+def test_a_rule_that_was_deleted_and_made_again_has_nothing_to_fall_back_to():
+    cluster = Cluster(published(**NAMING), rule(HASHED, generation=1))
+    changes = cluster.put(replace(rule(BAD, generation=1), uid="uid-another"))
+    ((_, verdict),) = changes.rules
+    assert (verdict.accepted, verdict.generation_in_force) == (False, 0)
+
+
+GUARDED = {"networkSecurityPolicyRef": "office"}
+OFFICE = NetworkSecurityPolicy("office", ("10.0.0.0/8",))
+
+
+def guarded(*objects: Service | L4Rule) -> Cluster:
+    cluster = Cluster()
+    cluster.assembly.reconfigure(replace(KUBERNETES, profiles=(*SYSTEM_PROFILES, OFFICE)), {})
+    cluster.put(*objects)
+    return cluster
+
+
+def test_a_configuration_without_a_profile_of_a_rule_in_force_is_said_to_break_it():
+    cluster = guarded(published(**NAMING), rule(GUARDED))
+    (sentence,) = cluster.assembly.rules_broken_by(KUBERNETES)
+    assert sentence.startswith("L4Rule default/tuned is in force and would be no more: ")
+    assert "office" in sentence
+
+
+def test_a_rule_that_nobody_names_or_that_is_not_in_force_breaks_no_reload():
+    assert guarded(published(), rule(GUARDED)).assembly.rules_broken_by(KUBERNETES) == ()
+    assert guarded(published(**NAMING), rule(BAD)).assembly.rules_broken_by(KUBERNETES) == ()
+    keeping = replace(KUBERNETES, profiles=(*SYSTEM_PROFILES, OFFICE))
+    assert guarded(published(**NAMING), rule(GUARDED)).assembly.rules_broken_by(keeping) == ()
 
 
 def test_a_rule_of_another_namespace_can_be_named():
