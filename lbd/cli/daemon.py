@@ -196,7 +196,7 @@ class Daemon:
             self._tasks.own(self._sweep(), "sweep")
 
     def _why_not(self, desired: DesiredState) -> tuple[str, ...]:
-        return () if self._cluster is None else self._cluster.why_not(desired)
+        return () if self._cluster is None else (*self._merge.why_not(desired), *self._cluster.why_not(desired))
 
     async def _sweep(self) -> None:
         """Remove VIPs that a daemon which did not end in order has left, once every source has said what it wants."""

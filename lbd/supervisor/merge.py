@@ -8,6 +8,8 @@ from dataclasses import replace
 from lbd.model.address import Endpoint
 from lbd.model.desired import DesiredState, Protocol, VirtualService
 
+MAX_TAKEN = 20
+
 _Listen = tuple[str, int, Protocol]
 
 
@@ -33,6 +35,21 @@ class Merge:
         """Take over a new word of the cluster, which makes generation `generation` of the whole."""
         self._cluster = services
         return self._merged(generation)
+
+    def why_not(self, desired: DesiredState) -> tuple[str, ...]:
+        """Return why the files may not say this from now on: it would take addresses that Services have.
+
+        At most MAX_TAKEN sentences. What the files have already is no news.
+        """
+        known = {service.vip for service in self._files.virtual_services}
+        owners = {service.vip: service.name.rpartition(":")[0] for service in reversed(self._cluster)}
+        found = {
+            service.vip: f'virtual_services: VIP {service.vip} of "{service.name}" is that of Service '
+            f"{owners[service.vip]}: delete the Service or give it another address first"
+            for service in reversed(desired.virtual_services)
+            if service.vip in owners and service.vip not in known
+        }
+        return tuple(found[vip] for vip in sorted(found))[:MAX_TAKEN]
 
     def _merged(self, generation: int) -> DesiredState:
         taken = {_listen(service): f'"{service.name}" of the files' for service in self._files.virtual_services}

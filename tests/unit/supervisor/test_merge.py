@@ -86,3 +86,29 @@ def test_objects_that_did_not_change_stay_the_same_objects():
     merge.cluster_says((unchanged,), 2)
     state = merge.cluster_says((unchanged, service("b/web:81", port=81)), 3)
     assert state.virtual_services[0] is unchanged
+
+
+def test_files_that_would_take_the_address_of_a_service_are_refused_by_name():
+    """On any port: an address of the files is never a Service's."""
+    merge = Merge(files(service("web")))
+    merge.cluster_says(
+        (service("default/shop:80", "172.16.101.151"), service("default/shop:81", "172.16.101.151", port=81)), 2
+    )
+    wanted = files(service("web"), service("new", "172.16.101.151", port=443), service("free", "172.16.101.152"))
+    assert merge.why_not(wanted) == (
+        'virtual_services: VIP 172.16.101.151 of "new" is that of Service default/shop: delete the Service or give it '
+        "another address first",
+    )
+
+
+def test_files_that_have_an_address_already_may_go_on_to_use_it():
+    merge = Merge(files(service("web")))
+    merge.cluster_says((service("default/shop:81", port=81),), 2)
+    assert merge.why_not(files(service("web"), service("more", port=82))) == ()
+
+
+def test_at_most_20_addresses_are_named():
+    merge = Merge(files())
+    vips = [f"172.16.101.{number}" for number in range(150, 200)]
+    merge.cluster_says(tuple(service(f"default/s{vip}:80", vip) for vip in vips), 2)
+    assert len(merge.why_not(files(*(service(vip, vip) for vip in vips)))) == 20
