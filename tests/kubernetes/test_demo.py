@@ -92,6 +92,7 @@ def test_the_example_of_the_field_happens_from_apply_to_delete() -> None:
             "my-l4-rule   Accepted   1",
             "consistent_hash  serving",
             "monitors: system-ping, system-tcp; persistence: 1 client",
+            '"event": "connection_ended", "service": "default/avi-demo-test:80"',
             "my-l4-rule patched",
             "my-l4-rule   Rejected   1",
             'healthMonitorRefs[0]: there is no health monitor "No-Such"',

@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -137,7 +137,7 @@ class KubernetesPlay:
 
     def rule(self, held: LongConnection) -> None:
         """An L4Rule changes the running service."""
-        self._heading("An L4Rule changes algorithm, persistence, monitors and limits of the running service")
+        self._heading("An L4Rule changes algorithm, persistence, monitors, limits and logging of the running service")
         self._kubectl.apply(self._rule[0])
         name = self._rule[1]["metadata"]["name"]
         answers = held.answers
@@ -155,6 +155,8 @@ class KubernetesPlay:
             f"    monitors: {', '.join(monitors)}; persistence: {service.traffic.persistence_entries} client remembered"
         )
         self._expect(service.traffic.persistence_entries > 0, "the client's Pod is remembered")
+        self._say(f"$ grep connection_ended {LOG_PATH.name} | tail -n 1")
+        self._say(self._until(lambda: last_line("connection_ended", LOG_PATH), "a line for each connection in its log"))
         pods = self.ledger.by_pod(changed_s)
         self._expect(len(pods) == 1, "the hash of its address leads this client to one Pod")
         self._unbroken(held, answers, "the change of rule")
@@ -313,6 +315,11 @@ def excerpt(status: Status) -> Iterator[Text]:
             yield line
 
 
+def last_line(event: str, path: Path) -> str:
+    """Return the last line of a log that has this event, or nothing."""
+    return next((line for line in reversed(path.read_text(errors="replace").splitlines()) if event in line), "")
+
+
 def _keep(console: Console, stage: KubernetesStage) -> None:
     """Print the ways in and wait for Ctrl-C."""
     enter, path = os.environ[sandbox.VARIABLE], DIRECTORY / "admin.kubeconfig"
@@ -343,14 +350,21 @@ def run(console: Console, *, keep: bool) -> int:
     with KubernetesStage() as stage:
         play = KubernetesPlay(stage, console)
         play.perform()
-        console.print()
-        for sentence in play.failures:
-            console.print(Text(f"did not happen: {sentence}", style="bold red"), soft_wrap=True)
-        if not play.failures:
-            console.print("[bold green]All of it happened, and no connection was lost.[/]")
+        status = conclude(console, play.failures)
         if keep:
             _keep(console, stage)
-    return 1 if play.failures else 0
+    return status
+
+
+def conclude(console: Console, failures: Sequence[str]) -> int:
+    """Say how it went; return the exit status: 1 if anything did not happen."""
+    console.print()
+    for sentence in failures:
+        console.print(Text(f"did not happen: {sentence}", style="bold red"), soft_wrap=True)
+    if failures:
+        return 1
+    console.print("[bold green]All of it happened, and no connection was lost.[/]")
+    return 0
 
 
 def main(arguments: list[str]) -> int:
