@@ -7,7 +7,6 @@ the same virtual services, whoever of them writes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -53,7 +52,8 @@ class Assembly:
         """The Service of each slice."""
         self._dirty: set[ObjectKey] = set()
         self._allocate_anew = True
-        self._holders: Counter[str] = Counter()
+        self._allocated_to: dict[str, list[ObjectKey]] = {}
+        """By address; more than one where Services share it."""
         self._promised: dict[ObjectKey, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         """Of Services whose status does not say yet what was allocated: what it said then, and what was allocated."""
         self._decided: dict[ObjectKey, Decision] = {}
@@ -179,7 +179,10 @@ class Assembly:
             if one.addresses not in ((), services[key].ingress)
         }
         self._allocate_anew = False
-        self._holders = Counter(address for one in self.allocations.values() for address in one.addresses)
+        self._allocated_to = {}
+        for key, one in self.allocations.items():
+            for address in one.addresses:
+                self._allocated_to.setdefault(address, []).append(key)
         for key in self.allocations.keys() | before.keys():
             if self.allocations.get(key) != before.get(key):
                 self._dirty.add(key)
@@ -239,9 +242,14 @@ class Assembly:
         def is_held(address: str) -> bool:
             if address in allocation.addresses:
                 return True
-            return given and not self._holders[address] and address not in self._taken
+            return given and not self._is_another_ones(address) and address not in self._taken
 
         return is_held
+
+    def _is_another_ones(self, address: str) -> bool:
+        """Tell whether the status of whoever an address was allocated to says so: until then it is not served there,
+        and may go on to be served where it was."""
+        return any(address in self._services[key].ingress for key in self._allocated_to.get(address, ()))
 
     def _virtual_services(self) -> tuple[VirtualService, ...]:
         return tuple(

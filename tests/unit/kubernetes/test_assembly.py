@@ -113,6 +113,26 @@ def notes_of(changes: Changes) -> list[str]:
 # -- addresses: the status is the record -------------------------------------------------------------------------------
 
 
+def test_an_address_that_is_to_move_is_served_until_the_status_says_the_new_one_also_when_another_waits_for_it():
+    full = AddressPool("web", (AddressRange("172.16.101.150", "172.16.101.150"),))
+    asked = AddressPool("asked", (AddressRange("172.16.101.200", "172.16.101.200"),), auto_assign=False)
+    cluster = Cluster(published("moves"), service("waits", created="2026-01-02T00:00:00Z"))
+    cluster.assembly.reconfigure(replace(KUBERNETES, address_pools=(full, asked)), {})
+    annotations = (("lbd.io/address", "172.16.101.200"),)
+    changes = cluster.put(published("moves", annotations=annotations))
+    assert wish_of(changes, "waits").addresses == ("172.16.101.150",)
+    assert wish_of(changes, "moves").addresses == ("172.16.101.200",)
+    assert [(one.name, one.vip) for one in changes.virtual_services] == [("default/moves:80", "172.16.101.150")]
+
+    changes = cluster.put(
+        published("moves", "172.16.101.200", annotations=annotations), published("waits", "172.16.101.150")
+    )
+    assert [(one.name, one.vip) for one in changes.virtual_services] == [
+        ("default/moves:80", "172.16.101.200"),
+        ("default/waits:80", "172.16.101.150"),
+    ]
+
+
 def test_a_service_without_an_address_gets_one_wished_and_nothing_is_served_yet():
     cluster = Cluster(service(), slice_of("web", "10.10.52.11"))
     assert cluster.members == {}
@@ -249,6 +269,18 @@ def test_a_rule_that_is_not_there_is_a_problem_until_it_comes():
     changes = cluster.put(rule(HASHED))
     assert changes.virtual_services[0].pool.algorithm is Algorithm.CONSISTENT_HASH
     assert cluster.assembly.decided[ObjectKey("default", "web")].problems == ()
+
+
+def test_a_rule_in_a_namespace_that_is_not_watched_is_not_said_to_be_missing():
+    elsewhere = published(annotations=((RULE_ANNOTATION, "rules/tuned"),))
+    (said,) = Cluster(elsewhere).assembly.decided[ObjectKey("default", "web")].problems
+    assert said.message == "there is no L4Rule rules/tuned: the defaults hold"
+    narrow = Assembly(replace(KUBERNETES, namespaces=("default",)), {})
+    narrow.put_service(elsewhere.key, elsewhere)
+    narrow.settle(lambda _key: True)
+    (said,) = narrow.decided[elsewhere.key].problems
+    assert said.reason == "RuleNotFound"
+    assert "rules/tuned is in a namespace that kubernetes.namespaces does not have" in said.message
 
 
 def test_a_rule_that_goes_leaves_the_defaults():
