@@ -88,6 +88,7 @@ class KubernetesSource:
         self._cache_is_old = False
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._ending: asyncio.Task[None] | None = None
 
     async def load(self) -> tuple[VirtualService, ...] | None:
         """Return what an earlier run served, and begin with that; None if nothing is known of one."""
@@ -119,13 +120,20 @@ class KubernetesSource:
         self._changed.set()
 
     async def close(self) -> None:
-        """Post nothing more, give the Lease back, and keep what is known for the next run."""
+        """Post nothing more, give the Lease back, and keep what is known for the next run.
+
+        Who calls it again waits for the same end: one that is cancelled on the way must not keep the Lease from others.
+        """
         self._post = self._post_routes = None
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(), name="end of kubernetes")
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        if self._cache_is_old:
+        if self._cache_is_due:
             await self._write_cache()
         await self._client.close()
 
@@ -169,12 +177,21 @@ class KubernetesSource:
             found.append(f"the Kubernetes API can't be reached: {status.error}; the last good state stays")
         return tuple(found)
 
+    @property
+    def _knows_the_cluster(self) -> bool:
+        """Whether everything was listed, now or by an earlier run. A part of it would say that the rest is not there."""
+        return self._has_earlier_state or self._watches.synced
+
+    @property
+    def _cache_is_due(self) -> bool:
+        return self._cache_is_old and self._knows_the_cluster
+
     # -- the loop --------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
             wait_s = _RELEASE_POLL_S if self._assembly.leaving else None
-            if self._cache_is_old:
+            if self._cache_is_due:
                 wait_s = min(wait_s or _CACHE_INTERVAL_S, _CACHE_INTERVAL_S)
             try:
                 async with asyncio.timeout(wait_s):
@@ -185,9 +202,9 @@ class KubernetesSource:
                 await asyncio.sleep(_GATHER_S)
             self._changed.clear()
             self._take_over()
-            if self._has_earlier_state or self._watches.synced:
+            if self._knows_the_cluster:
                 self._speak(self._settle())
-            if self._cache_is_old and time.monotonic() - self._cached_s >= _CACHE_INTERVAL_S:
+            if self._cache_is_due and time.monotonic() - self._cached_s >= _CACHE_INTERVAL_S:
                 await self._write_cache()
 
     def _take_over(self) -> None:

@@ -1,0 +1,151 @@
+"""A cluster as a source: what is kept for the next run, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from lbd.kubernetes.source import CACHE_NAME, KubernetesSource
+from lbd.kubernetes.surroundings import Surroundings
+from lbd.model.desired import VirtualService
+from lbd.model.kubernetes import AddressPool, AddressRange, Kubernetes
+
+POOL = AddressPool("web", (AddressRange("172.16.101.150", "172.16.101.160"),))
+SERVICE = {
+    "metadata": {"name": "web", "namespace": "default", "uid": "uid-web", "resourceVersion": "1"},
+    "spec": {
+        "type": "LoadBalancer",
+        "loadBalancerClass": "lbd.io/service-engine",
+        "ports": [{"name": "http", "port": 80}],
+    },
+}
+
+
+class Api:
+    """A cluster with one Service. Handlers wait for an Event where a test keeps them from answering."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] = {}
+        self.may_list_slices = asyncio.Event()
+        self.may_list_slices.set()
+        self.may_write_lease = asyncio.Event()
+        self.may_write_lease.set()
+        self.asked_for_slices = asyncio.Event()
+        self.writes_lease = asyncio.Event()
+        self.ends = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if "/leases" in request.path:
+            return await self._lease(request)
+        if request.method != "GET":
+            return web.json_response({"metadata": {"resourceVersion": "2"}})
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await self.ends.wait()
+            return response
+        items: list[Any] = [SERVICE] if request.path.endswith("/services") else []
+        if request.path.endswith("/endpointslices"):
+            self.asked_for_slices.set()
+            await self.may_list_slices.wait()
+        return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
+
+    async def _lease(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "GET":
+            body = await request.json()
+            self.writes_lease.set()
+            await self.may_write_lease.wait()
+            version = str(int(self.lease.get("metadata", {}).get("resourceVersion", "0")) + 1)
+            self.lease = {"metadata": {"resourceVersion": version}, "spec": body["spec"]}
+        elif not self.lease:
+            said = {"kind": "Status", "code": 404, "reason": "NotFound", "message": "no"}
+            return web.json_response(said, status=404)
+        return web.json_response(self.lease)
+
+
+class Posts:
+    """What the source has posted."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+
+    def __call__(self, _services: tuple[VirtualService, ...]) -> None:
+        self.came.set()
+
+
+def source_of(kubeconfig: str, folder: Path) -> KubernetesSource:
+    kubernetes = Kubernetes(kubeconfig=kubeconfig, address_pools=(POOL,))
+    return KubernetesSource(
+        kubernetes,
+        Surroundings(),
+        service_engine="se-a",
+        state_directory=folder,
+        holds=lambda _prefix: False,
+        rng=random.Random(1),
+    )
+
+
+def test_what_was_listed_in_part_is_not_kept_for_the_next_run(
+    scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path
+):
+    async def scenario() -> None:
+        api, posts = Api(), Posts()
+        api.may_list_slices.clear()
+        async with scripted_api() as server, asyncio.timeout(10):
+            server.handler = api.answer
+            source = source_of(kubeconfig.write(server.url), tmp_path)
+            await source.start(posts, lambda _routes: None)
+            await api.asked_for_slices.wait()
+            while not any(one.resource == "services" and one.synced for one in source.status().watches):
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)  # more than changes are gathered for
+            await source.close()
+        assert not posts.came.is_set()
+        assert not (tmp_path / CACHE_NAME).exists(), "the next run would serve Services without a member"
+
+    asyncio.run(scenario())
+
+
+def test_what_was_listed_is_kept_for_the_next_run(scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path):
+    async def scenario() -> None:
+        api, posts = Api(), Posts()
+        async with scripted_api() as server, asyncio.timeout(10):
+            server.handler = api.answer
+            source = source_of(kubeconfig.write(server.url), tmp_path)
+            await source.start(posts, lambda _routes: None)
+            await posts.came.wait()
+            await source.close()
+
+    asyncio.run(scenario())
+    kept = json.loads((tmp_path / CACHE_NAME).read_text())
+    assert [one["metadata"]["name"] for one in kept["services"]] == ["web"]
+
+
+def test_the_lease_is_given_back_though_who_waits_for_the_end_is_cancelled(
+    scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path
+):
+    async def scenario() -> None:
+        api, posts = Api(), Posts()
+        async with scripted_api() as server, asyncio.timeout(10):
+            server.handler = api.answer
+            source = source_of(kubeconfig.write(server.url), tmp_path)
+            await source.start(posts, lambda _routes: None)
+            while not source.status().leader.leading:
+                await asyncio.sleep(0.005)
+            api.writes_lease.clear()
+            api.may_write_lease.clear()
+            stopping = asyncio.create_task(source.close())  # as a daemon does at SIGTERM
+            await api.writes_lease.wait()
+            stopping.cancel()  # it has drained, and ends its tasks
+            await asyncio.gather(stopping, return_exceptions=True)
+            asyncio.get_running_loop().call_later(0.05, api.may_write_lease.set)
+            await source.close()
+        assert api.lease["spec"]["holderIdentity"] == ""
+
+    asyncio.run(scenario())
