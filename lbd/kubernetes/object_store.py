@@ -76,6 +76,10 @@ class ObjectStore(Generic[T]):
         self._objects[key], self._raw[key] = parsed, raw
         return frozenset((key,)) if was_unusable or parsed != before else frozenset()
 
+    def forget_versions(self) -> None:
+        """Believe of no object that it is as the API server has it: what comes is looked at, whatever its version."""
+        self._versions = dict.fromkeys(self._versions)
+
     def keep_only(self, keys: Iterable[ObjectKey]) -> frozenset[ObjectKey]:
         """Remove what is not in a whole list."""
         gone = self._versions.keys() - set(keys)

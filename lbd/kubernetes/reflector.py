@@ -86,6 +86,7 @@ class Reflector(Generic[T]):
                 self._store.put(self._store.name(raw), raw)
             except ApiError as error:
                 log.warning("kubernetes_cache_entry_refused", resource=self.resource.plural, error=error.message)
+        self._store.forget_versions()  # a file on a disk may say anything of a version
 
     def status(self, now_s: float) -> WatchStatus:
         """Return how it goes."""

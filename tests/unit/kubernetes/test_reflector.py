@@ -485,6 +485,19 @@ def test_what_was_preloaded_and_has_not_changed_is_not_reported(play):
     play(scene, prepare)
 
 
+def test_what_was_preloaded_is_not_believed_in_its_version(play):
+    def prepare(api: Api, play: Play) -> None:
+        play.reflector.preload([raw("a", 1, "10.0.0.66"), raw("b", 2, endpoints=7), raw("c", 3)])
+        api.items = [raw("a", 1), raw("b", 2), raw("c", 3)]
+
+    async def scene(_api: Api, play: Play) -> None:
+        assert await play.report() == {A, B}
+        assert play.addresses == dict.fromkeys((A, B, C), "10.0.0.1")
+        assert play.status.last_error == ""
+
+    play(scene, prepare)
+
+
 def test_it_lists_again_after_the_resync_time(play):
     def prepare(api: Api, _play: Play) -> None:
         api.items = [raw("a", 1)]
