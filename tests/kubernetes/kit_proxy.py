@@ -50,6 +50,8 @@ class Seen:
     method: str
     target: str
     mood: Mood
+    authorization: str
+    """The header, empty if there was none."""
 
     @property
     def watches(self) -> bool:
@@ -67,6 +69,8 @@ class ApiProxy:
     def __init__(self, server: ApiServer) -> None:
         self.mood = Mood.PASS
         self.requests: list[Seen] = []
+        self._forgotten = 0
+        """How often all open connections were forgotten."""
         self._server = server
         self._serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._serving.load_cert_chain(server.ca_path, server.key_path)
@@ -101,6 +105,13 @@ class ApiProxy:
         for conn in still_open:
             with contextlib.suppress(OSError):
                 conn.shutdown(socket.SHUT_RDWR)
+
+    def forget_connections(self) -> None:
+        """Pass nothing more on over the connections that are open, and leave them open: a router that lost its memory.
+
+        New ones are served.
+        """
+        self._forgotten += 1
 
     def seen(self, since_s: float = 0.0, pattern: str = "") -> list[Seen]:
         """Return the requests since a monotonic time whose `METHOD target` matches a regular expression."""
@@ -145,12 +156,13 @@ class ApiProxy:
             return False
         method, target = raw.split(b" ", 2)[:2]
         mood = self.mood
-        self.requests.append(Seen(time.monotonic(), method.decode(), target.decode(), mood))
+        found = re.search(rb"(?i)\r\nauthorization: *([^\r]*)", raw)
+        authorization = found[1].decode() if found else ""
+        self.requests.append(Seen(time.monotonic(), method.decode(), target.decode(), mood, authorization))
         if mood is Mood.PASS:
             return self._pass_on(client, raw)
         if mood is Mood.SILENT:
-            client.recv(1)  # until the client has had enough, or the connection is broken
-            return False
+            return _keep_silent(client)
         status, kind, body = _ANSWERS[mood]
         head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
         client.sendall(head % (status, kind, len(body)) + body)
@@ -158,6 +170,7 @@ class ApiProxy:
 
     def _pass_on(self, client: ssl.SSLSocket, raw: bytes) -> bool:
         """Send the request on with `Connection: close`, and what comes back to the client until either closes."""
+        begun = self._forgotten
         head, blank, body = raw.partition(b"\r\n\r\n")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
         with (
@@ -172,9 +185,17 @@ class ApiProxy:
                     if client in readable and upstream not in readable:
                         return False  # it went away, or said what nobody waits for: the answer is not wanted
                 chunk = upstream.recv(_CHUNK)
+                if self._forgotten != begun:
+                    return _keep_silent(client)
                 if not chunk:
                     return False
                 client.sendall(chunk)
+
+
+def _keep_silent(client: ssl.SSLSocket) -> bool:
+    """Say nothing until the client has had enough, or the connection is broken; none may follow on it."""
+    client.recv(1)
+    return False
 
 
 def _read_request(client: ssl.SSLSocket) -> bytes | None:
