@@ -88,6 +88,7 @@ class KubernetesSource:
         self._cache_is_old = False
         self._failed: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._caching: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
     async def load(self) -> tuple[VirtualService, ...] | None:
@@ -133,6 +134,8 @@ class KubernetesSource:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._caching is not None:
+            await self._caching
         if self._cache_is_due:
             await self._write_cache()
         await self._client.close()
@@ -179,7 +182,7 @@ class KubernetesSource:
 
     @property
     def _knows_the_cluster(self) -> bool:
-        """Whether everything was listed, now or by an earlier run. A part of it would say that the rest is not there."""
+        """Whether everything was listed, now or by an earlier run: a part of it would say that the rest isn't there."""
         return self._has_earlier_state or self._watches.synced
 
     @property
@@ -278,9 +281,13 @@ class KubernetesSource:
             self._changed.set()
 
     async def _write_cache(self) -> None:
+        """Write it, whoever is cancelled meanwhile: two threads would write one file."""
         self._cached_s = time.monotonic()
         self._cache_is_old = False
-        objects = self._worth_keeping()
+        self._caching = asyncio.create_task(self._cache(self._worth_keeping()), name="kubernetes cache")
+        await asyncio.shield(self._caching)
+
+    async def _cache(self, objects: dict[str, Sequence[dict[str, Any]]]) -> None:
         try:
             await asyncio.to_thread(cache.write, self._cache_path, _name_of(self._kubernetes), objects)
         except OSError as error:

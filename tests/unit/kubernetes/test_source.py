@@ -91,6 +91,12 @@ def source_of(kubeconfig: str, folder: Path) -> KubernetesSource:
     )
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Return when something is so that nobody tells."""
+    while not is_so():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
 def test_what_was_listed_in_part_is_not_kept_for_the_next_run(
     scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path
 ):
@@ -102,8 +108,7 @@ def test_what_was_listed_in_part_is_not_kept_for_the_next_run(
             source = source_of(kubeconfig.write(server.url), tmp_path)
             await source.start(posts, lambda _routes: None)
             await api.asked_for_slices.wait()
-            while not any(one.resource == "services" and one.synced for one in source.status().watches):
-                await asyncio.sleep(0.005)
+            await until(lambda: any(one.resource == "services" and one.synced for one in source.status().watches))
             await asyncio.sleep(0.02)  # more than changes are gathered for
             await source.close()
         assert not posts.came.is_set()
@@ -136,8 +141,7 @@ def test_the_lease_is_given_back_though_who_waits_for_the_end_is_cancelled(
             server.handler = api.answer
             source = source_of(kubeconfig.write(server.url), tmp_path)
             await source.start(posts, lambda _routes: None)
-            while not source.status().leader.leading:
-                await asyncio.sleep(0.005)
+            await until(lambda: source.status().leader.leading)
             api.writes_lease.clear()
             api.may_write_lease.clear()
             stopping = asyncio.create_task(source.close())  # as a daemon does at SIGTERM
