@@ -69,7 +69,10 @@ def _rule_problems(rule: NamedRule) -> list[Problem]:
     if rule.key is None:
         return []
     if rule.verdict is None:
-        return [Problem(RULE_NOT_FOUND, f"there is no L4Rule {rule.key}: the defaults hold")]
+        message = f"there is no L4Rule {rule.key}: the defaults hold"
+        if not rule.is_watched:
+            message = f"L4Rule {rule.key} is in a namespace that kubernetes.namespaces does not have: the defaults hold"
+        return [Problem(RULE_NOT_FOUND, message)]
     if rule.verdict.accepted:
         return []
     return [Problem(RULE_REJECTED, f"L4Rule {rule.key} is rejected: {rule.verdict.status.error}")]

@@ -13,10 +13,12 @@ from lbd.model.kubernetes import Kubernetes
 
 @dataclass(frozen=True, slots=True)
 class NamedRule:
-    """The rule that a Service names: `key` None if it names none, `verdict` None if there is no such rule."""
+    """The rule that a Service names: `key` None if it names none, `verdict` None if there is no such rule, or none that
+    is seen: `is_watched` tells whether its namespace is."""
 
     key: ObjectKey | None = None
     verdict: RuleVerdict | None = None
+    is_watched: bool = True
 
     @property
     def policy(self) -> RulePolicy | None:
@@ -107,7 +109,8 @@ class RuleBook:
         if key is None:
             return NamedRule()
         found = self.judged.get(key)
-        return NamedRule(key, None if found is None else found[1])
+        is_watched = not self._kubernetes.namespaces or key.namespace in self._kubernetes.namespaces
+        return NamedRule(key, None if found is None else found[1], is_watched)
 
     def broken_by(self, kubernetes: Kubernetes) -> tuple[str, ...]:
         """Return a sentence for each rule in force, of those that Services name, that would not be with `kubernetes`:
