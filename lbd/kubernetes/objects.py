@@ -119,6 +119,10 @@ class EndpointSlice:
     endpoints: tuple[SliceEndpoint, ...]
     complaints: tuple[str, ...] = ()
 
+    def has(self, port: ServicePort) -> bool:
+        """Tell whether its endpoints serve a port of the Service."""
+        return any(name == port.name and protocol is port.protocol for name, _, protocol in self.ports)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

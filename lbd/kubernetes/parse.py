@@ -109,15 +109,17 @@ def _slice(key: ObjectKey, metadata: Mapping[str, Any], raw: Mapping[str, Any]) 
 
 
 def _endpoint(entry: Mapping[str, Any], where: str, family: int, complaints: Complaints) -> SliceEndpoint | None:
-    """Return an endpoint; None with a complaint if it has no address of the family, or says something odd of itself."""
-    addresses = []
-    for written in fields.items(entry.get("addresses"), f"{where}.addresses", MAX_ADDRESSES, complaints):
-        parsed = fields.address(written)
-        if parsed is None or parsed[1] != family:
-            complaints.add(f"{where}.addresses has {shown(written)}, which is no IPv{family} address")
-        else:
-            addresses.append(parsed[0])
+    """Return an endpoint; None with a complaint if its address is none of the family, or it says something odd of itself.
+
+    Of several addresses the first one counts, as for kube-proxy: the API gives the others no meaning, and a slice has
+    room for 100,000.
+    """
+    addresses = fields.items(entry.get("addresses"), f"{where}.addresses", MAX_ADDRESSES, complaints)
     if not addresses:
+        return None
+    parsed = fields.address(addresses[0])
+    if parsed is None or parsed[1] != family:
+        complaints.add(f"{where}.addresses has {shown(addresses[0])}, which is no IPv{family} address")
         return None
     said = fields.section(entry.get("conditions"), f"{where}.conditions", complaints)
     flags = said.get("ready"), said.get("serving"), said.get("terminating")
@@ -128,7 +130,7 @@ def _endpoint(entry: Mapping[str, Any], where: str, family: int, complaints: Com
     ready, serving, terminating = flags
     target = fields.section(entry.get("targetRef"), f"{where}.targetRef", complaints)
     return SliceEndpoint(
-        addresses=tuple(addresses),
+        addresses=(parsed[0],),
         ready=ready is not False,
         serving=serving is not False,
         terminating=terminating is True,

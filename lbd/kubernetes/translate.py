@@ -29,6 +29,9 @@ from lbd.model.kubernetes import ApplicationProfile, Kubernetes, NetworkProfile
 
 MAX_MEMBERS = 4096
 """Of one pool: a Service has them from whoever may write EndpointSlices, and the counters have room for 65,536."""
+MAX_LOOKED_AT = 16_384
+"""Endpoints of one Service, each counted for every port: with 100 ports and 4000 Pods they would be 400,000 members, and
+translating these takes half a minute, in which nothing else is done."""
 _SHOWN_ADDRESSES = 5
 _NO_RULE = RulePolicy()
 
@@ -69,11 +72,14 @@ def translate(
     policy = rule if rule is not None else _NO_RULE
     source_ranges = _source_ranges(service, policy, problems)
     translated: list[VirtualService] = []
+    left = MAX_LOOKED_AT
     for family, vip in vips.items():
         own = slices_of(slices, family)
         for port in service.ports:
             name = name_of(service, port, family)
-            servers = servers_of(own, port, vetting)
+            behind = [one for one in own if one.has(port)]
+            looked_at, left = _affordable(behind, left, name, problems)
+            servers = servers_of(looked_at, port, vetting)
             servers = _reachable(servers, family, name, policy, problems)
             servers = _cut(servers, name, problems)
             pool = pool_of(servers, port, policy, service.affinity_timeout_s)
@@ -119,6 +125,24 @@ def _source_ranges(service: Service, policy: RulePolicy, problems: list[Problem]
         )
         problems.append(Problem("NobodyLetIn", message))
     return both
+
+
+def _affordable(
+    slices: list[EndpointSlice], left: int, name: str, problems: list[Problem]
+) -> tuple[list[EndpointSlice], int]:
+    """Return the first slices that have `left` endpoints at most, and how many are left then for other ports."""
+    taken: list[EndpointSlice] = []
+    for one in slices:
+        if len(one.endpoints) > left:
+            count = sum(len(one.endpoints) for one in slices)
+            message = (
+                f"{name} has {count} endpoints, and of all ports of the Service together only {MAX_LOOKED_AT} are used"
+            )
+            problems.append(Problem("TooManyEndpoints", message))
+            break
+        taken.append(one)
+        left -= len(one.endpoints)
+    return taken, left
 
 
 def _reachable(

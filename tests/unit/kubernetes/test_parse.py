@@ -405,10 +405,17 @@ def test_an_address_that_is_not_of_the_slices_family_is_no_member(family, addres
 
 
 def test_addresses_are_canonical():
-    raw = changed(changed(SLICE, "addressType", "IPv6"), "endpoints/0/addresses", ["FD00:0:0:0::000A", "fd00::b"])
+    raw = changed(changed(SLICE, "addressType", "IPv6"), "endpoints/0/addresses", ["FD00:0:0:0::000A"])
     parsed = parse_slice(raw)
     assert isinstance(parsed, EndpointSlice)
-    assert parsed.endpoints[0].addresses == ("fd00::a", "fd00::b")
+    assert parsed.endpoints[0].addresses == ("fd00::a",)
+
+
+def test_of_several_addresses_of_an_endpoint_the_first_one_counts_as_for_kube_proxy():
+    parsed = parse_slice(changed(SLICE, "endpoints/0/addresses", ["10.10.52.12", "10.10.52.11", "x"]))
+    assert isinstance(parsed, EndpointSlice)
+    assert parsed.endpoints[0].addresses == ("10.10.52.12",)
+    assert parsed.complaints == ()
 
 
 @pytest.mark.parametrize("kind", ["FQDN", None, "ipv4", 4, ["IPv4"]])

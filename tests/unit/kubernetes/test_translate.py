@@ -265,6 +265,25 @@ def test_a_pool_of_4096_is_not_too_large():
     assert (len(only(translation).pool.members), translation.problems) == (4096, ())
 
 
+def test_what_many_ports_have_together_is_bounded_so_that_one_service_does_not_keep_all_others_waiting():
+    ports = tuple(ServicePort(f"p{number}", number, Protocol.TCP) for number in range(1, 101))
+    own = tuple((port.name, port.port, Protocol.TCP) for port in ports)
+    every = [
+        replace(serving(*(f"10.{block}.{high}.{low}" for high in range(4) for low in range(250))), ports=own)
+        for block in range(4)
+    ]
+    translation = translated(service(*ports), *every)
+    counts = [len(one.pool.members) for one in translation.virtual_services]
+    assert counts == [4000, 4000, 4000, 4000, *[0] * 96]
+    assert (
+        Problem(
+            "TooManyEndpoints",
+            "shop/web:5 has 4000 endpoints, and of all ports of the Service together only 16384 are used",
+        )
+        in translation.problems
+    )
+
+
 def test_pods_that_are_leaving_do_not_push_out_those_that_serve():
     some_leaving = serving(*(f"10.0.{high}.{low}" for high in range(4) for low in range(250)), leaving=True)
     many_ready = serving(*(f"10.1.{high}.{low}" for high in range(16) for low in range(250)))
