@@ -325,6 +325,22 @@ def test_slices_are_merged_each_with_its_own_number_for_a_named_port(
         eventually(lambda: answers(lab, vip) == {pod.name for pod in lab.pods}, SERVED_WITHIN_S, "all three answer")
 
 
+def test_each_port_of_a_service_goes_to_the_pods_port_of_its_name(
+    cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory
+) -> None:
+    lbd_kubernetes(cluster)
+    pod = lab.pods[0]
+    with PodServer(pod, http, 8001), PodServer(pod, echo, 8002):
+        targets = [{"name": "b", "port": 8002}, {"name": "a", "port": 8001}]
+        cluster.slice("web", [pod.address[4]], targets)
+        ports = [{"name": "a", "port": 80, "targetPort": 8001}, {"name": "b", "port": 81, "targetPort": 8002}]
+        [vip] = cluster.wait_ingress(cluster.service("web", ports))
+        wait_served(lab, vip, 80)
+        assert answers(lab, vip, 80) == {pod.name}
+        for _ in range(6):
+            eventually_held(lab, vip, 81).close()
+
+
 # -- ready, serving, terminating ---------------------------------------------------------------------------------------
 
 
