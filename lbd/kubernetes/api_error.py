@@ -5,7 +5,8 @@ from __future__ import annotations
 MAX_MESSAGE = 500
 """Characters of what a server says that go into logs and the status."""
 
-_AWAY = (429,)
+_AWAY = (401, 429)
+"""What says no to everything. Who is not known gets nothing, and need not ask more often than who gets no answer."""
 
 
 class ApiError(Exception):
@@ -25,7 +26,7 @@ class ApiError(Exception):
 
     @property
     def away(self) -> bool:
-        """Whether the API server can't answer for now, as opposed to: it has answered, and says no."""
+        """Whether the API server answers nothing for now, as opposed to: it has answered, and says no to this."""
         return self.status == 0 or self.status >= 500 or self.status in _AWAY
 
     def __str__(self) -> str:

@@ -384,11 +384,10 @@ def test_a_token_that_is_replaced_on_disk_is_used_without_a_restart_and_one_that
             wait_revoked(cluster, revocable)
             proxy.break_connections()
             refused_s = time.monotonic()
-            eventually(lambda: "401" in str(kubernetes(daemon)["watches"]), 10.0, "401 in the status")
+            wait_away(daemon, "401")
             time.sleep(4.0)  # what is claimed is about this time
             assert len(answers(lab, vip)) == 3
-            refused = proxy.seen(refused_s)
-            assert len(refused) <= (time.monotonic() - refused_s) * 2 + COLLECTIONS, "no storm of refused requests"
+            assert_no_storm(proxy.seen(refused_s), refused_s)
             replace_file(path, cluster.token())
             follows(cluster, lab, vip, pods, 1, BACK_WITHIN_S)
-        assert "401" not in str(kubernetes(daemon)["watches"])
+        assert kubernetes(daemon)["reachable"]

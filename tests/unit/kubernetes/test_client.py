@@ -305,6 +305,8 @@ def test_a_401_with_credentials_that_have_not_changed_is_the_answer(play):
         error = await failure(client.request("GET", "/x"))
         assert (error.status, error.reason) == (401, "Unauthorized")
         assert len(api.requests) == 1
+        assert not client.status().reachable, "who is not known gets nothing"
+        assert "401" in client.status().error
 
     play(scene)
 
