@@ -1,7 +1,7 @@
 """From all objects of a cluster to virtual services and to what the API shall say of them. Pure.
 
 What changed is noted object by object, and `settle` works off just that: a change costs what it touches, however large
-the cluster is. The Services' own status is the record of their addresses, so every service engine of a group comes to
+the cluster is. What touches everything, as a reload does, can be worked off in turns before. The Services' own status is the record of their addresses, so every service engine of a group comes to
 the same virtual services, whoever of them writes.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from lbd.kubernetes.allocator import Allocation, allocate
 from lbd.kubernetes.claims import is_given, is_left, is_ours
@@ -57,6 +58,11 @@ class Assembly:
         self._promised: dict[ObjectKey, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         """Of Services whose status does not say yet what was allocated: what it said then, and what was allocated."""
         self._decided: dict[ObjectKey, Decision] = {}
+        self._say_again: set[ObjectKey] = set()
+        """Of whom everything that is wrong is to be said again."""
+        self._outcome: dict[ObjectKey, Decision | None] = {}
+        """Of the Services that were looked at since `settle` returned last; None: none of our business."""
+        self._rule_outcome: dict[ObjectKey, tuple[L4Rule, RuleVerdict] | None] = {}
         self._translations: dict[ObjectKey, Translation] = {}
         self.allocations: Mapping[ObjectKey, Allocation] = {}
         self.leaving: set[ObjectKey] = set()
@@ -141,26 +147,40 @@ class Assembly:
         self._dirty.update(self._services)
         self._allocate_anew = True
         self._rules.repeat()
-        self._decided.clear()
+        self._say_again.update(self._decided)
 
-    def settle(self, is_released: Callable[[ObjectKey], bool]) -> Changes:
-        """Work off what has changed; `is_released` tells whether nothing of a Service is left in the data path."""
+    def work_off(self, is_released: Callable[[ObjectKey], bool], most: int) -> bool:
+        """Look at `most` of the Services that something has changed for; tell whether there are more. `settle` returns
+        what came of it, and `is_released` is as there."""
         found = self._rules.settle()
+        self._rule_outcome.update({rule.key: (rule, verdict) for rule, verdict in found.judged})
+        self._rule_outcome.update(dict.fromkeys(found.gone))
         self._dirty |= found.affected
         if found.judged or found.gone:
             self._allocate_anew = True
         if self._allocate_anew:
             self._allocate()
-        dirty, self._dirty = self._dirty | self.leaving, set()
-        decisions: list[Decision] = []
-        gone: list[ObjectKey] = []
-        for key in sorted(dirty):
+        for key in list(islice(self._dirty, most)):
+            self._dirty.discard(key)
             decision = self._look_at(key, is_released)
-            if decision is not None:
-                decisions.append(decision)
-            elif key not in self.leaving:
-                gone.append(key)
-        return Changes(self._virtual_services(), tuple(decisions), found.judged, tuple(gone), found.gone)
+            if decision is not None or key not in self.leaving:
+                self._outcome[key] = decision
+        return bool(self._dirty)
+
+    def settle(self, is_released: Callable[[ObjectKey], bool]) -> Changes:
+        """Work off what has changed; `is_released` tells whether nothing of a Service is left in the data path."""
+        self._dirty |= self.leaving
+        while self.work_off(is_released, max(1, len(self._dirty))):
+            pass
+        outcome, self._outcome = self._outcome, {}
+        rules, self._rule_outcome = self._rule_outcome, {}
+        return Changes(
+            self._virtual_services(),
+            tuple(decision for key in sorted(outcome) if (decision := outcome[key]) is not None),
+            tuple(judged for key in sorted(rules) if (judged := rules[key]) is not None),
+            tuple(key for key in sorted(outcome) if outcome[key] is None),
+            tuple(key for key in sorted(rules) if rules[key] is None),
+        )
 
     def _allocate(self) -> None:
         before, services = self.allocations, self._services
@@ -190,9 +210,11 @@ class Assembly:
     def _look_at(self, key: ObjectKey, is_released: Callable[[ObjectKey], bool]) -> Decision | None:
         """Translate a Service again; return what the API shall say of it, or None if that is none of our business."""
         service = self._services.get(key)
+        says_again = key in self._say_again
+        self._say_again.discard(key)
         if service is not None and is_ours(service, self._kubernetes):
             self.leaving.discard(key)
-            return self._serve(service)
+            return self._serve(service, None if says_again else self._decided.get(key))
         self._translations.pop(key, None)
         self._decided.pop(key, None)
         if service is None or not is_left(service, self._kubernetes, self._before):
@@ -204,7 +226,7 @@ class Assembly:
         self.leaving.discard(key)
         return decide_left(service)
 
-    def _serve(self, service: Service) -> Decision:
+    def _serve(self, service: Service, before: Decision | None) -> Decision:
         key = service.key
         allocation = self.allocations.get(key, Allocation())
         held = replace(service, ingress=tuple(filter(self._is_held_by(service, allocation), service.ingress)))
@@ -214,7 +236,7 @@ class Assembly:
             held, [slices[one] for one in sorted(slices)], rule.policy, self._kubernetes, self._forbidden
         )
         self._translations[key] = _with_old_objects(translation, self._translations.get(key))
-        decision = decide(service, allocation, translation.problems, rule, self._decided.get(key))
+        decision = decide(service, allocation, translation.problems, rule, before)
         self._decided[key] = decision
         return decision
 

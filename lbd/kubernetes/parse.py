@@ -109,7 +109,7 @@ def _slice(key: ObjectKey, metadata: Mapping[str, Any], raw: Mapping[str, Any]) 
 
 
 def _endpoint(entry: Mapping[str, Any], where: str, family: int, complaints: Complaints) -> SliceEndpoint | None:
-    """Return an endpoint; None with a complaint if its address is none of the family, or it says something odd of itself.
+    """Return an endpoint; None with a complaint if its address is not of the family, or it says odd things of itself.
 
     Of several addresses the first one counts, as for kube-proxy: the API gives the others no meaning, and a slice has
     room for 100,000.

@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 CACHE_NAME = "kubernetes.json"
 _GATHER_S = 0.002
 """How long changes are gathered before they are worked off: what belongs together comes together."""
+_AT_ONCE = 20
+"""Services that are looked at before others have their turn: some 10 ms."""
 _RELEASE_POLL_S = 0.1
 """How often it is looked whether a Service that was removed has drained."""
 _CACHE_INTERVAL_S = 10.0
@@ -206,6 +208,8 @@ class KubernetesSource:
             self._changed.clear()
             self._take_over()
             if self._knows_the_cluster:
+                while self._assembly.work_off(self._is_released, _AT_ONCE):
+                    await asyncio.sleep(0)  # after a reload there are all of them
                 self._speak(self._settle())
             if self._cache_is_due and time.monotonic() - self._cached_s >= _CACHE_INTERVAL_S:
                 await self._write_cache()
@@ -231,7 +235,10 @@ class KubernetesSource:
             self._find_routes()
 
     def _settle(self) -> Changes:
-        return self._assembly.settle(lambda key: not self._holds(f"{key}:"))
+        return self._assembly.settle(self._is_released)
+
+    def _is_released(self, key: ObjectKey) -> bool:
+        return not self._holds(f"{key}:")
 
     def _speak(self, changes: Changes) -> None:
         services = changes.virtual_services

@@ -30,8 +30,8 @@ from lbd.model.kubernetes import ApplicationProfile, Kubernetes, NetworkProfile
 MAX_MEMBERS = 4096
 """Of one pool: a Service has them from whoever may write EndpointSlices, and the counters have room for 65,536."""
 MAX_LOOKED_AT = 16_384
-"""Endpoints of one Service, each counted for every port: with 100 ports and 4000 Pods they would be 400,000 members, and
-translating these takes half a minute, in which nothing else is done."""
+"""Endpoints of one Service, each counted for every port: 100 ports with 4000 Pods would be 400,000 members, and these
+take half a minute, in which nothing else is done."""
 _SHOWN_ADDRESSES = 5
 _NO_RULE = RulePolicy()
 

@@ -481,3 +481,33 @@ def test_who_begins_to_lead_hears_again_what_is_wrong():
     assert notes_of(cluster.settle()) == []
     cluster.assembly.repeat()
     assert notes_of(cluster.settle()) == ["RuleNotFound"]
+
+
+def test_what_touches_all_services_is_worked_off_in_turns_and_said_as_a_whole(monkeypatch: pytest.MonkeyPatch):
+    names = [f"web-{number}" for number in range(5)]
+    cluster = Cluster(*(published(name, f"172.16.101.{150 + number}") for number, name in enumerate(names)))
+    looked_at: list[str] = []
+    translate = assembly_module.translate
+
+    def noting(one: Service, *rest: Any) -> Any:
+        looked_at.append(one.key.name)
+        return translate(one, *rest)
+
+    monkeypatch.setattr(assembly_module, "translate", noting)
+    cluster.assembly.repeat()
+    assert cluster.assembly.work_off(lambda _key: True, 2)
+    assert len(looked_at) == 2
+    assert len(cluster.assembly.decided) == 5, "nobody who asks meanwhile is told that Services are gone"
+    assert cluster.assembly.work_off(lambda _key: True, 2)
+    changes = cluster.settle()
+    assert sorted(looked_at) == names, "each once"
+    assert [one.service.key.name for one in changes.decisions] == names
+    assert not cluster.assembly.work_off(lambda _key: True, 2)
+    assert cluster.settle().decisions == ()
+
+
+def test_a_service_that_is_gone_is_gone_also_when_it_was_worked_off_before():
+    cluster = Cluster(published())
+    cluster.assembly.put_service(ObjectKey("default", "web"), None)
+    assert not cluster.assembly.work_off(lambda _key: True, 2)
+    assert cluster.settle().gone == (ObjectKey("default", "web"),)
