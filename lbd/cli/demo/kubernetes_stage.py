@@ -87,29 +87,25 @@ class KubernetesStage:
 
 
 def write_kubeconfig(path: Path, url: str, ca_path: Path, token: str) -> None:
-    """Write a kubeconfig of one user with a token in a file beside it, so that it can be renewed."""
+    """Write a kubeconfig of lbd's account, with its token in a file beside it, so that it can be renewed."""
     token_path = path.with_name("token")
     token_path.touch(0o600)
     token_path.write_text(token)
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "demo", "cluster": {"server": url, "certificate-authority": str(ca_path)}}],
-        "users": [{"name": "lbd", "user": {"tokenFile": str(token_path)}}],
-        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "lbd"}}],
-        "current-context": "demo",
-    }
-    path.write_text(json.dumps(config, indent=1))
+    _write_kubeconfig(path, url, ca_path, {"tokenFile": str(token_path)})
 
 
 def admin_kubeconfig(client: ApiClient, path: Path) -> None:
     """Write a kubeconfig of the administrator, for whoever wants to look with a kubectl of their own."""
+    _write_kubeconfig(path, client.url, client.ca_path, {"token": client.token})
+
+
+def _write_kubeconfig(path: Path, url: str, ca_path: Path, user: dict[str, str]) -> None:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "demo", "cluster": {"server": client.url, "certificate-authority": str(client.ca_path)}}],
-        "users": [{"name": "admin", "user": {"token": client.token}}],
-        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "admin"}}],
+        "clusters": [{"name": "demo", "cluster": {"server": url, "certificate-authority": str(ca_path)}}],
+        "users": [{"name": "demo", "user": user}],
+        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "demo"}}],
         "current-context": "demo",
     }
     path.touch(0o600)
