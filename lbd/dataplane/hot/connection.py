@@ -245,6 +245,7 @@ class Connection(Arrival):
         member = self.member
         if upstream is not NOBODY:
             self.reactor.close(upstream.descriptor, upstream.sock)
+            upstream.descriptor = -1  # soon another socket's
             upstream.peer = NOBODY
             self.upstream = NOBODY
         if member is not None:
@@ -378,6 +379,7 @@ class Connection(Arrival):
         tally = self.service.tally
         tally.active -= 1
         tally.mark()
+        client.descriptor = -1
         client.peer = NOBODY
         self.client = NOBODY
 
