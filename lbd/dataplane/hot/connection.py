@@ -6,7 +6,7 @@ import _socket
 import errno
 import time
 from random import random
-from typing import Final
+from typing import Any, Final
 
 from lbd.dataplane.hot.arrival import DIALLING, Arrival
 from lbd.dataplane.hot.choice import choose, keep_member
@@ -22,6 +22,10 @@ from lbd.dataplane.hot.wheel import TICK_MS
 EINPROGRESS: Final = 115
 STREAM: Final = 0x80801  # SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
 NONE_TRIED: Final[list[int]] = []
+# Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
+_SOCKET: Final[Any] = _socket.socket
+_CONNECT_EX: Final[Any] = _socket.socket.connect_ex
+_FILENO: Final[Any] = _socket.socket.fileno
 GRACE_MS: Final = 500
 """How long after the connect timeout members that nobody has tried yet are still tried: timers fire late on a busy
 machine, and a client must not be reset for that while there is somebody to serve it."""
@@ -127,32 +131,33 @@ class Connection(Arrival):
         service = self.service
         settings = service.settings
         try:
-            sock = _socket.socket(member.family, STREAM, 6)
+            sock: _socket.socket = _SOCKET(member.family, STREAM, 6)
         except OSError as error:
             return error.errno or errno.EMFILE
         self.reactor.sockets += 1
         if settings.measures_connects:
             self.dialled_us = time.monotonic_ns() // 1000
         try:
-            sock.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
             for level, option, value in settings.member_options:
                 sock.setsockopt(level, option, value)
             if settings.transparent:
                 be_transparent(sock, member.family, self.client_address[0])
-            error_number: int = sock.connect_ex(member.address)
+            error_number: int = _CONNECT_EX(sock, member.address)
         except OSError as error:
             error_number = error.errno or errno.EINVAL
         if error_number != 0 and error_number != EINPROGRESS:
             sock.close()
             self.reactor.sockets -= 1
             return error_number
-        upstream = Side(sock, sock.fileno(), False)
+        upstream = Side(sock, _FILENO(sock), False)
         if self.unsent:
             upstream.held = self.unsent
             upstream.full = True
             self.unsent = NOTHING_HELD
         if settings.proxy_version:
             self.introduce(upstream)
+        if self.client.has_spoken:  # to a member that has failed
+            upstream.stop_delaying()
         upstream.link(self.client, self)
         self.upstream = upstream
         self.client.peer = upstream

@@ -18,7 +18,7 @@ import struct
 import sys
 from typing import Any, Final
 
-from lbd.dataplane.hot.pair import BUFFER, VIEW
+from lbd.dataplane.hot.buffer import BUFFER, VIEW
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103

@@ -15,6 +15,7 @@ import _socket
 import errno
 from typing import Any, Final
 
+from lbd.dataplane.hot.buffer import VIEW
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.client_log import FAULT, RESPONSES, SUPERSEDED, UNREACHABLE
 from lbd.dataplane.hot.connection import KINDS, NONE_TRIED, be_transparent
@@ -23,7 +24,6 @@ from lbd.dataplane.hot.entrance import Entrance
 from lbd.dataplane.hot.idle_order import Entry, IdleOrder
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import MAX_THROUGHPUT
-from lbd.dataplane.hot.pair import VIEW
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EPOLLERR, EPOLLIN, Reactor
 from lbd.dataplane.hot.service import LOCAL, Member, Service

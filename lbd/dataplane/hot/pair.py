@@ -3,7 +3,8 @@
 Technique: each socket is registered once, edge-triggered. A side moves what it received to its peer until it is dry,
 the peer is full, or its turn (1 MiB) is over. The reads go into one shared buffer; a connection owns memory only while
 a peer is slow. A read shorter than the buffer means that the socket is dry, which saves a system call, but only while
-no EPOLLRDHUP was seen: a FIN that came with the bytes gives no second event.
+no EPOLLRDHUP was seen: a FIN that came with the bytes gives no second event. Seen before the read, and without an
+error, it is what follows upon a short one. Only before urgent data a read ends that is not the last one (tcp(7)).
 
 Ends: a FIN passes as a FIN. A reset passes as a reset, after the bytes before it have been acknowledged by the other
 end's kernel or RESET_DEADLINE_MS has passed, because SO_LINGER(1, 0) throws away what is still in the send buffer.
@@ -19,11 +20,13 @@ import struct
 import termios
 from typing import Any, Final
 
+from lbd.dataplane.hot.buffer import BUFFER, VIEW, start_of_buffer
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.reactor import (
     BUFFER_BYTES,
     EPOLLERR,
     EPOLLOUT,
+    EPOLLPRI,
     EPOLLRDHUP,
     READABLE,
     Acknowledgement,
@@ -39,18 +42,13 @@ RESET_DEADLINE_MS: Final = 5000
 DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
 PEEK: Final = 0x42  # MSG_PEEK | MSG_DONTWAIT
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
-BUFFER: Final = bytearray(262144)
-VIEW: Final = memoryview(BUFFER)
 NOTHING_HELD: Final = bytearray()
 # Called without the look-up on the socket, and with a flag that is boxed once: 4 % fewer user instructions a request.
 RECV_INTO: Final[Any] = _socket.socket.recv_into
 SEND: Final[Any] = _socket.socket.send
 WRITE: Final[Any] = os.write
+_SHUTDOWN: Final[Any] = _socket.socket.shutdown
 FLAGS: Final[object] = DONTWAIT
-assert len(BUFFER) == BUFFER_BYTES
-
-_KEPT_BYTES: Final = 2048
-_starts: Final[list[memoryview | None]] = [None] * (_KEPT_BYTES + 1)
 
 # States of a pair.
 CONNECTING: Final = 0
@@ -58,21 +56,6 @@ RELAYING: Final = 1
 BREAKING: Final = 2  # one side was reset; what it had sent before is still being moved to the other
 RESETTING: Final = 3  # all of that was sent; waiting until the other's kernel has acknowledged it
 CLOSED: Final = 4
-
-
-def start_of_buffer(length: int) -> memoryview:
-    """Return the first `length` bytes of the shared buffer.
-
-    Making a view costs a quarter of what sending it does (user instructions, callgrind). So those of messages are made
-    once for each length that occurs, 200 bytes each.
-    """
-    if length > _KEPT_BYTES:
-        return VIEW[:length]
-    view = _starts[length]
-    if view is None:
-        view = VIEW[:length]
-        _starts[length] = view
-    return view
 
 
 def unacknowledged_bytes(descriptor: int) -> int:
@@ -85,8 +68,8 @@ class Side(Handler):
     """One of the two sockets of a relayed pair."""
 
     __slots__ = (
-        "broken", "descriptor", "fin_seen", "full", "has_spoken", "held", "is_blocking", "is_client", "pair", "peer",
-        "read_eof", "readable", "sock",
+        "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "held", "is_blocking", "is_client",
+        "is_delaying", "pair", "peer", "read_eof", "readable", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, descriptor: int, is_client: bool) -> None:
@@ -96,11 +79,13 @@ class Side(Handler):
         self.held: bytearray = NOTHING_HELD  # received from the peer, not yet taken by this side's kernel
         self.full: bool = False  # `held` is not empty
         self.readable: bool = False
-        self.fin_seen: bool = False
+        self.fin_seen: bool = False  # or urgent data was: a short read does not say that the socket is dry
+        self.ends_cleanly: bool = False  # but the FIN that was seen follows upon it, and no error
         self.read_eof: bool = False
         self.broken: bool = False  # reset: nothing more can be sent to it
         self.is_blocking: bool = is_client  # accept() leaves it so: each call has to say MSG_DONTWAIT
-        self.has_spoken: bool = False
+        self.has_spoken: bool = False  # something was read from it
+        self.is_delaying: bool = not is_client  # without TCP_NODELAY, which clients' sockets inherit
 
     def link(self, peer: Side, pair: Pair) -> None:
         """Make this one of the sides of `pair`."""
@@ -146,8 +131,9 @@ class Side(Handler):
     def note_readable(self, events: int) -> None:
         """Remember that there is something to read, or an end to see."""
         self.readable = True
-        if events & EPOLLRDHUP:
+        if events & (EPOLLRDHUP | EPOLLPRI):
             self.fin_seen = True
+            self.ends_cleanly = events & (EPOLLRDHUP | EPOLLPRI | EPOLLERR) == EPOLLRDHUP
 
     def has_bytes(self) -> bool:
         """Return whether something was received that nobody has read, also by a side that was reset since."""
@@ -178,8 +164,10 @@ class Side(Handler):
                     meter.wait(self)
                     break
             try:
-                if self.is_blocking or size != BUFFER_BYTES:
+                if size != BUFFER_BYTES:
                     received = RECV_INTO(self.sock, BUFFER, size, FLAGS)
+                elif self.is_blocking:
+                    received = RECV_INTO(self.sock, BUFFER, 0, FLAGS)
                 else:
                     received = RECV_INTO(self.sock, BUFFER)
             except BlockingIOError:
@@ -196,6 +184,8 @@ class Side(Handler):
             if received == 0:
                 self.on_eof()
                 break
+            if self.is_blocking:
+                self.speak()
             try:
                 if peer.is_blocking:
                     sent = SEND(peer.sock, start_of_buffer(received), FLAGS)
@@ -215,20 +205,28 @@ class Side(Handler):
             if sent != received:
                 peer.hold(VIEW[sent:received])
                 break
-            if self.is_blocking:
-                self.speak()
             if received < size and not self.fin_seen and not self.broken:
                 self.readable = False
+                break
+            if received < size and self.ends_cleanly and not self.broken:
+                self.on_eof()  # the FIN was there before this read, so nothing comes between
                 break
         else:
             reactor.again(self)
 
     def speak(self) -> None:
-        """Who says a second thing will say more, so that it pays to make the calls cheaper by one for the socket."""
+        """The client says something: with the second thing it pays to set both sockets up for more, as many say one."""
         if self.has_spoken:
             self.sock.setblocking(False)
             self.is_blocking = False
+            self.peer.stop_delaying()
         self.has_spoken = True
+
+    def stop_delaying(self) -> None:
+        """Have small segments leave at once also behind others. Before the first one nothing is delayed."""
+        if self.is_delaying:
+            self.is_delaying = False
+            self.sock.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
 
     def hold(self, unsent: memoryview) -> None:
         """Keep bytes that this side's kernel did not take, until it is writable."""
@@ -249,6 +247,7 @@ class Side(Handler):
         """Send what is held; then let the peer go on."""
         pair = self.pair
         sent = 0
+        self.stop_delaying()
         try:
             sent = self.sock.send(self.held, DONTWAIT)
         except BlockingIOError:
@@ -332,7 +331,7 @@ class Pair(Timed, Acknowledgement):
         if not finished.is_client:
             self.touched = True  # the client has an answer, if an empty one: no other upstream may give a second
         try:
-            peer.sock.shutdown(1)
+            _SHUTDOWN(peer.sock, 1)
         except OSError:
             peer.failed()
         else:

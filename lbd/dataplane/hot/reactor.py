@@ -23,11 +23,12 @@ from lbd.dataplane.hot.tally import Tally
 from lbd.dataplane.hot.wheel import Wheel
 
 EPOLLIN: Final = 0x1
+EPOLLPRI: Final = 0x2
 EPOLLOUT: Final = 0x4
 EPOLLERR: Final = 0x8
 EPOLLHUP: Final = 0x10
 EPOLLRDHUP: Final = 0x2000
-EDGE_MASK: Final = 0x80002005  # EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+EDGE_MASK: Final = 0x80002007  # EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 READABLE: Final = 0x2019  # EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
 
 BATCH: Final = 512
@@ -38,6 +39,7 @@ ACK_POLL_MS: Final = 5
 MAX_SLEEP_MS: Final = 1000
 
 _monotonic_ns: Final = time.monotonic_ns
+_CLOSE: Final[Any] = _socket.socket.close  # called without the look-up on the socket
 
 
 class Handler:
@@ -128,6 +130,7 @@ class Reactor:
         "_on_fault",
         "_poll",
         "_ready",
+        "_register",
         "_stopped",
         "acceptors",
         "acks",
@@ -149,6 +152,7 @@ class Reactor:
         self._on_fault: Callable[[str, BaseException], None] = on_fault
         self.poller: Any = select.epoll()
         self._poll: Any = self.poller.poll
+        self._register: Any = self.poller.register
         self._handlers: list[Handler | None] = [None] * 1024
         self._closing: list[_socket.socket] = []
         self._accepting: list[Acceptor] = []
@@ -175,7 +179,7 @@ class Reactor:
         handlers = self._handlers
         while descriptor >= len(handlers):
             handlers.extend([None] * len(handlers))
-        self.poller.register(descriptor, mask)
+        self._register(descriptor, mask)
         handlers[descriptor] = handler
 
     def forget(self, descriptor: int) -> None:
@@ -397,7 +401,7 @@ class Reactor:
     def _close_all(self) -> None:
         if self._closing:
             for sock in self._closing:
-                sock.close()
+                _CLOSE(sock)
             self.sockets -= len(self._closing)
             self._closing.clear()
             if self.paused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import errno
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from lbd.dataplane.hot.client_log import DRAIN_TIMEOUT
 from lbd.dataplane.hot.connection import Connection
@@ -20,6 +20,9 @@ from lbd.dataplane.hot.udp import UdpListener
 
 DATAGRAM_TYPE: Final = 2  # SOCK_DGRAM
 PURGE_BATCH: Final = 32
+# accept() without two more calls; and without the look-up on the socket, as in lbd.dataplane.hot.pair.
+_ACCEPT: Final[Any] = _socket.socket._accept  # type: ignore[attr-defined]
+_SOCKET: Final[Any] = _socket.socket
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -51,7 +54,7 @@ class Listener(Entrance):
                 reactor.pause_accepting()
                 return False
             try:
-                descriptor, address = sock._accept()  # type: ignore[attr-defined]  # accept() without two more calls
+                descriptor, address = _ACCEPT(sock)
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -62,7 +65,7 @@ class Listener(Entrance):
                     return True
                 continue  # that client has gone already (ECONNABORTED and the like, accept(2))
             reactor.sockets += 1
-            client = Side(_socket.socket(family, 1, 6, descriptor), descriptor, True)
+            client = Side(_SOCKET(family, 1, 6, descriptor), descriptor, True)
             if log is None:
                 connection = Connection(reactor, service, self.lane, client, (address[0], address[1]))
             else:
