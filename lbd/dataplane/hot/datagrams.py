@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 import struct
 import sys
 from typing import Any, Final
 
-from lbd.dataplane.hot.buffer import BUFFER, VIEW
+from lbd.dataplane.hot.buffer import BUFFER, VIEW, start_of_buffer
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -46,14 +47,17 @@ _RECVFROM_INTO: Final[Any] = _socket.socket.recvfrom_into
 _RECVMSG_INTO: Final[Any] = _socket.socket.recvmsg_into
 _SEND: Final[Any] = _socket.socket.send
 _SENDTO: Final[Any] = _socket.socket.sendto
+_WRITE: Final[Any] = os.write
 _FLAGS: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
 _DONTWAIT: Final[object] = _FLAGS
 
 
 class DatagramPort:
-    """One socket. After `receive`: `segment` is the size of each datagram of a merged piece but the last, which may be
-    shorter (0: it was a single one); `sender` who sent it, unless the socket `is_connected`; `error` the errno of a
-    failure."""
+    """One socket, which does not block.
+
+    After `receive`: `segment` is the size of each datagram of a merged piece but the last, which may be shorter (0: it
+    was a single one); `sender` who sent it, unless the socket `is_connected`; `error` the errno of a failure.
+    """
 
     __slots__ = (
         "_is_merging", "_surplus", "descriptor", "error", "is_connected", "segment", "sender", "sock",
@@ -83,9 +87,11 @@ class DatagramPort:
             if self._is_merging:
                 return self._receive_merged()
             if self.is_connected:
-                size = _RECV_INTO(self.sock, BUFFER, 0, _DONTWAIT)
+                size = _RECV_INTO(self.sock, BUFFER)
             else:
-                size, self.sender = _RECVFROM_INTO(self.sock, BUFFER, 0, _DONTWAIT)
+                # With its types, the pair is taken apart in C.
+                origin: tuple[int, object] = _RECVFROM_INTO(self.sock, BUFFER)
+                size, self.sender = origin
         except BlockingIOError:
             return NOTHING
         except OSError as error:
@@ -126,7 +132,10 @@ class DatagramPort:
         try:
             if segment and end - start > segment:
                 return self._send_merged(start, end, segment, None)
-            _SEND(self.sock, VIEW[start:end], _DONTWAIT)
+            if start == 0 and end > 0:  # to write nothing would send nothing
+                _WRITE(self.descriptor, start_of_buffer(end))
+            else:
+                _SEND(self.sock, VIEW[start:end], _DONTWAIT)
         except OSError as error:
             return error.errno or errno.EIO
         return 0
@@ -136,7 +145,7 @@ class DatagramPort:
         try:
             if segment and end > segment:
                 return self._send_merged(0, end, segment, address)
-            _SENDTO(self.sock, VIEW[:end], _DONTWAIT, address)
+            _SENDTO(self.sock, start_of_buffer(end), address)
         except OSError as error:
             return error.errno or errno.EIO
         return 0

@@ -38,6 +38,10 @@ nothing costs 1.1 us, another event for what was left 0.5-2 us."""
 SATED: Final = -32
 """How many events it then is not greedy for."""
 INET: Final = 2
+# Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
+_SOCKET: Final[Any] = _socket.socket
+_SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
+_CONNECT: Final[Any] = _socket.socket.connect
 MOST_TRIES: Final = 32
 """How many members that fail at once one datagram is worth: with a whole network gone, to try all of a large pool for
 each would hold everybody else up."""
@@ -59,6 +63,7 @@ class FlowHome(Entrance):
 
     def __init__(self, reactor: Reactor, service: Service, lane: Lane, identity: int, sock: _socket.socket) -> None:
         Entrance.__init__(self, reactor, service, lane, identity, sock)
+        sock.setblocking(False)
         self.port: DatagramPort = DatagramPort(sock, False)
         self.flows: dict[Any, Flow] = {}
         self.order: IdleOrder = IdleOrder(service.settings.idle_ms)
@@ -123,17 +128,17 @@ class Flow(Entry):
         reactor = home.reactor
         settings = home.service.settings
         try:
-            sock = _socket.socket(member.family, DATAGRAM, 17)
+            sock: _socket.socket = _SOCKET(member.family, DATAGRAM, 17)
         except OSError as error:
             return error.errno or errno.EMFILE
         try:
             if member.family == INET:
-                sock.setsockopt(0, 11, 1)  # IPPROTO_IP, IP_RECVERR: also an unreachable host or network is told
+                _SETSOCKOPT(sock, 0, 11, 1)  # IPPROTO_IP, IP_RECVERR: also an unreachable host or network is told
             else:
-                sock.setsockopt(41, 25, 1)  # IPPROTO_IPV6, IPV6_RECVERR
+                _SETSOCKOPT(sock, 41, 25, 1)  # IPPROTO_IPV6, IPV6_RECVERR
             if settings.transparent:
                 be_transparent(sock, member.family, self.client[0])
-            sock.connect(member.address)
+            _CONNECT(sock, member.address)
         except OSError as error:
             sock.close()
             return error.errno or errno.EINVAL
@@ -326,6 +331,7 @@ class Flow(Entry):
         member = self.member
         if port is not None:
             self.home.reactor.close(port.descriptor, port.sock)
+            port.descriptor = -1  # soon another socket's
             self.port = None
         if member is not None:
             self.home.service.member_closed(member)

@@ -34,6 +34,9 @@ LOOK_INTERVAL_MS: Final = 5000
 """How long a shortened idle timeout may go unnoticed."""
 STANDSTILL_MS: Final = 250
 """After so long somebody else may have served this socket: at half the age at which a worker counts as hung."""
+DATAGRAM_BATCH: Final = 256
+"""How many are taken before the answers have their turn. With as few as connections, a flow that ends with its answers
+would end with each of them: the next question of the same client comes in the batch after."""
 REFUSING_BATCHES: Final = 64
 """How many batches that wait are still served when no more shall be: the kernel's buffer of a busy service."""
 
@@ -80,6 +83,10 @@ class UdpListener(FlowHome):
     def on_event(self, events: int) -> None:
         """Datagrams wait; they are taken when the events of this batch are over, as connections are."""
         self.reactor.ready_to_accept(self)
+
+    def accept(self) -> None:
+        """Take some of what waits."""
+        self.take(DATAGRAM_BATCH)
 
     def pause(self) -> None:
         """Descriptors are used up: go on all the same, flows that are there need none, and a new one makes room."""
