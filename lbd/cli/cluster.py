@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +24,14 @@ log = structlog.get_logger(__name__)
 
 
 class Cluster:
-    """The cluster that the configuration names. `holds` is the supervisor's; `post` gets every new snapshot."""
+    """The cluster that the configuration names. `held` is the supervisor's; `post` gets every new snapshot."""
 
     def __init__(
         self,
         kubernetes: Kubernetes,
         desired: DesiredState,
         state_directory: Path,
-        holds: Callable[[str], bool],
+        held: Callable[[], Iterable[str]],
         post: Callable[[tuple[VirtualService, ...]], None],
     ) -> None:
         self._kubernetes = kubernetes
@@ -44,7 +44,7 @@ class Cluster:
             surroundings(desired, self._inventory),
             service_engine=desired.service_engine.name,
             state_directory=state_directory,
-            holds=holds,
+            held=held,
             rng=random.Random(),
         )
         self._routes = PodRoutes(kubernetes.backend_interface) if kubernetes.pod_routes else None

@@ -180,7 +180,7 @@ class Daemon:
             desired.kubernetes,
             desired,
             state_directory(),
-            lambda prefix: self._supervisor.holds(prefix),
+            lambda: self._supervisor.held(),
             self._cluster_says,
         )
 

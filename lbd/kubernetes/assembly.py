@@ -1,8 +1,9 @@
 """From all objects of a cluster to virtual services and to what the API shall say of them. Pure.
 
 What changed is noted object by object, and `settle` works off just that: a change costs what it touches, however large
-the cluster is. What touches everything, as a reload does, can be worked off in turns before. The Services' own status is the record of their addresses, so every service engine of a group comes to
-the same virtual services, whoever of them writes.
+the cluster is. What touches everything, as a reload does, can be worked off in turns before. The Services' own status
+is the record of their addresses, so every service engine of a group comes to the same virtual services, whoever of them
+writes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ PostRoutes = Callable[[Mapping[str, str]], None]
 
 
 class KubernetesSource:
-    """One cluster. `holds(prefix)` tells whether anything is left in the data path of services whose names begin so."""
+    """One cluster. `held` returns the names of the virtual services of which anything is left in the data path."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class KubernetesSource:
         *,
         service_engine: str,
         state_directory: Path,
-        holds: Callable[[str], bool],
+        held: Callable[[], Iterable[str]],
         rng: random.Random,
     ) -> None:
         self._kubernetes = kubernetes
         self._surroundings = surroundings
-        self._holds = holds
+        self._held = held
         self._rng = rng
         self._cache_path = state_directory / CACHE_NAME
         self._changed = asyncio.Event()
@@ -208,8 +208,8 @@ class KubernetesSource:
             self._changed.clear()
             self._take_over()
             if self._knows_the_cluster:
-                while self._assembly.work_off(self._is_released, _AT_ONCE):
-                    await asyncio.sleep(0)  # after a reload there are all of them
+                while self._assembly.work_off(self._are_released(), _AT_ONCE):  # noqa: ASYNC110  (others have a turn)
+                    await asyncio.sleep(0)
                 self._speak(self._settle())
             if self._cache_is_due and time.monotonic() - self._cached_s >= _CACHE_INTERVAL_S:
                 await self._write_cache()
@@ -235,10 +235,20 @@ class KubernetesSource:
             self._find_routes()
 
     def _settle(self) -> Changes:
-        return self._assembly.settle(self._is_released)
+        return self._assembly.settle(self._are_released())
 
-    def _is_released(self, key: ObjectKey) -> bool:
-        return not self._holds(f"{key}:")
+    def _are_released(self) -> Callable[[ObjectKey], bool]:
+        """Return what tells whether nothing of a Service is left here. The data path is asked once, if
+        somebody wants to know: a namespace that is deleted may have 500 of them, ten times a second."""
+        owners: set[str] | None = None
+
+        def is_released(key: ObjectKey) -> bool:
+            nonlocal owners
+            if owners is None:
+                owners = {name.rpartition(":")[0] for name in self._held()}
+            return str(key) not in owners
+
+        return is_released
 
     def _speak(self, changes: Changes) -> None:
         services = changes.virtual_services

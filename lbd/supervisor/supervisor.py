@@ -189,15 +189,15 @@ class Supervisor:
             except TimeoutError:
                 pass  # time itself is the event: a deadline, a retry, a step of slow start
 
-    def holds(self, service_prefix: str) -> bool:
-        """Return whether something is left here of the services whose names begin so: one that is open, on its way in
-        or out, or a VIP that none but them has used."""
+    def held(self) -> set[str]:
+        """Return the names of the services of which something is left here: that are open, on their way in or out, or
+        whose VIP is still here and nobody else's."""
         here = [*(state.handle for state in self.services.values()), *self.draining]
-        names = [handle.name for handle in here]
+        names = {handle.name for handle in here}
         if self._opening is not None:
-            names.append(self._opening.name)
-        names += self._departures.left_behind(self.vips.states, (handle.listen.address for handle in here))
-        return any(name.startswith(service_prefix) for name in names)
+            names.add(self._opening.name)
+        names.update(self._departures.left_behind(self.vips.states, (handle.listen.address for handle in here)))
+        return names
 
     async def settled(self) -> None:
         """Return when everything that is desired now was done, or has failed and is shown with its reason."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from lbd.kubernetes.objects import FINALIZER
 from lbd.kubernetes.source import CACHE_NAME, KubernetesSource
 from lbd.kubernetes.surroundings import Surroundings
 from lbd.model.desired import VirtualService
@@ -30,7 +31,8 @@ SERVICE = {
 class Api:
     """A cluster with one Service. Handlers wait for an Event where a test keeps them from answering."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: Sequence[Any] = (SERVICE,)) -> None:
+        self.services = list(services)
         self.lease: dict[str, Any] = {}
         self.may_list_slices = asyncio.Event()
         self.may_list_slices.set()
@@ -50,7 +52,7 @@ class Api:
             await response.prepare(request)
             await self.ends.wait()
             return response
-        items: list[Any] = [SERVICE] if request.path.endswith("/services") else []
+        items: list[Any] = self.services if request.path.endswith("/services") else []
         if request.path.endswith("/endpointslices"):
             self.asked_for_slices.set()
             await self.may_list_slices.wait()
@@ -79,14 +81,14 @@ class Posts:
         self.came.set()
 
 
-def source_of(kubeconfig: str, folder: Path) -> KubernetesSource:
+def source_of(kubeconfig: str, folder: Path, held: Callable[[], Iterable[str]] = tuple) -> KubernetesSource:
     kubernetes = Kubernetes(kubeconfig=kubeconfig, address_pools=(POOL,))
     return KubernetesSource(
         kubernetes,
         Surroundings(),
         service_engine="se-a",
         state_directory=folder,
-        holds=lambda _prefix: False,
+        held=held,
         rng=random.Random(1),
     )
 
@@ -151,5 +153,44 @@ def test_the_lease_is_given_back_though_who_waits_for_the_end_is_cancelled(
             asyncio.get_running_loop().call_later(0.05, api.may_write_lease.set)
             await source.close()
         assert api.lease["spec"]["holderIdentity"] == ""
+
+    asyncio.run(scenario())
+
+
+def test_the_data_path_is_asked_once_however_many_services_are_leaving(
+    scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path
+):
+    leaving = [
+        {
+            "metadata": {
+                "name": f"web-{number}",
+                "namespace": "default",
+                "uid": f"uid-{number}",
+                "resourceVersion": "1",
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "finalizers": [FINALIZER],
+            },
+            "spec": SERVICE["spec"],
+        }
+        for number in range(50)
+    ]
+
+    async def scenario() -> None:
+        api, posts, asked = Api(leaving), Posts(), 0
+
+        def held() -> list[str]:
+            nonlocal asked
+            asked += 1
+            return [f"default/web-{number}:80" for number in range(50)]
+
+        async with scripted_api() as server, asyncio.timeout(10):
+            server.handler = api.answer
+            source = source_of(kubeconfig.write(server.url), tmp_path, held)
+            await source.start(posts, lambda _routes: None)
+            await posts.came.wait()
+            first = asked
+            await until(lambda: asked > first)  # it looks again
+            await source.close()
+        assert first < 5
 
     asyncio.run(scenario())
