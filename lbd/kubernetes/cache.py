@@ -59,8 +59,7 @@ def write(path: Path, cluster: str, objects: Mapping[str, Iterable[Mapping[str, 
     Raises:
         OSError: it can't be written.
     """
-    document = {"version": VERSION, "cluster": cluster, **{name: list(objects.get(name, ())) for name in RESOURCES}}
-    content = json.dumps(document, separators=(",", ":"))  # json.dump would encode it bit by bit, in Python
+    content = _document(cluster, objects)
     beside = path.with_suffix(".new")
     try:
         with open(beside, "w", encoding="utf-8", opener=_private) as file:
@@ -72,6 +71,16 @@ def write(path: Path, cluster: str, objects: Mapping[str, Iterable[Mapping[str, 
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _document(cluster: str, objects: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+    """Return all as JSON, encoded object by object: no other thread runs while one call encodes everything."""
+    lists = (f"{_json(name)}:[{','.join(_json(one) for one in objects.get(name, ()))}]" for name in RESOURCES)
+    return f'{{"version":{VERSION},"cluster":{_json(cluster)},{",".join(lists)}}}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _private(path: str, flags: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,22 @@ def test_what_is_no_object_is_left_out(tmp_path: Path) -> None:
     }
     (tmp_path / "k.json").write_text(json.dumps(document))
     assert cache.read(tmp_path / "k.json", CLUSTER)["services"] == (SERVICE,)
+
+
+def test_it_is_encoded_object_by_object_so_that_others_run_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    dumps = json.dumps
+
+    def noting(value: object, **options: Any) -> str:
+        said = dumps(value, **options)
+        lengths.append(len(said))
+        return said
+
+    monkeypatch.setattr(cache.json, "dumps", noting)
+    cache.write(tmp_path / "k.json", CLUSTER, {"services": [SERVICE] * 1000})
+    assert max(lengths) < 100
+    found = cache.read(tmp_path / "k.json", CLUSTER)
+    assert found is not None
+    assert found["services"] == (SERVICE,) * 1000
