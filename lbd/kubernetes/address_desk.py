@@ -56,18 +56,21 @@ class AddressDesk:
                     self.space.owners.setdefault(place, f"Service {service.key}, which is being removed")
 
     def honour(self, units: Iterable[Unit]) -> None:
-        """Give what was promised and may be on its way to the API server, where it still is what the unit may have."""
-        for unit in units:
-            if unit.frozen:
-                continue
-            promised = [(place, member) for member in unit.members for place in member.promised]
-            for place, member in promised:
-                family = place[0]
-                has_one = family in unit.places and family not in unit.moving
-                if has_one or family not in unit.families or place in self.space.owners:
-                    continue
-                if self._could_get(unit, place, member):
-                    self._give(unit, place)
+        """Give what was promised and may be on its way to the API server, where it still is what the unit may have.
+
+        One may have been promised what another one leaves for what it was promised.
+        """
+        waiting = [
+            (unit, place, member)
+            for unit in units
+            if not unit.frozen
+            for member in unit.members
+            for place in member.promised
+        ]
+        before = len(waiting) + 1
+        while len(waiting) < before:
+            before = len(waiting)
+            waiting = [promise for promise in waiting if not self._honour(*promise)]
 
     def move(self, units: Iterable[Unit]) -> None:
         """Give what is asked for, first addresses, then addresses of pools."""
@@ -116,6 +119,16 @@ class AddressDesk:
             (not unit.pools or pool.name in unit.pools) and _open(pool, unit) and admits(pool, candidate.service)
             for pool in self.space.containing(place)
         )
+
+    def _honour(self, unit: Unit, place: Place, member: Candidate) -> bool:
+        family = place[0]
+        has_one = family in unit.places and family not in unit.moving
+        if has_one or family not in unit.families or place in self.space.owners:
+            return False
+        if not self._could_get(unit, place, member):
+            return False
+        self._give(unit, place)
+        return True
 
     def _settle(self, claim: _Claim, again: list[_Claim]) -> None:
         """Grant a claim, or have it come again with the next address that the unit holds."""

@@ -556,6 +556,14 @@ def test_a_service_that_moves_is_held_to_where_it_was_promised_to_go() -> None:
     assert found == {"moving": ("10.0.0.3",), "rival": ()}
 
 
+def test_what_was_promised_of_an_address_that_a_younger_service_leaves_goes_to_nobody_else() -> None:
+    moving = held("moving", "10.0.0.1", created="2026-03-01T00:00:00Z", asks={"lbd.io/address": "10.0.0.3"})
+    waiting = service("waiting", created="2026-02-01T00:00:00Z")
+    newcomer = service("newcomer", created="2025-01-01T00:00:00Z")
+    found = promised([moving, waiting, newcomer], {"moving": ("10.0.0.3",), "waiting": ("10.0.0.1",)}, WEB)
+    assert found == {"moving": ("10.0.0.3",), "waiting": ("10.0.0.1",), "newcomer": ("10.0.0.2",)}
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
