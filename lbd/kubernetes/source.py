@@ -307,7 +307,7 @@ class KubernetesSource:
     async def _cache(self, objects: dict[str, Sequence[dict[str, Any]]]) -> None:
         try:
             await asyncio.to_thread(cache.write, self._cache_path, _name_of(self._kubernetes), objects)
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:  # objects are others': the daemon must end all the same
             log.warning("kubernetes_cache_not_written", path=str(self._cache_path), reason=str(error))
 
     def _worth_keeping(self) -> dict[str, Sequence[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +29,10 @@ REQUEST_TIMEOUT_S = 4.0
 that began while this one led ends before another does."""
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
+BURST = 20
+REFILL_S = 1.0
+"""How many requests one object may cause: these at once, then one in this time. Somebody else may write the contrary
+each time, as another controller does that takes the object for its own."""
 _LEADERSHIP_POLL_S = 1.0
 _PATHS = {
     Kind.SERVICE: "/api/v1/namespaces/{}/services/{}",
@@ -51,6 +56,17 @@ class _Entry:
     failures: int = 0
     problem: str = ""
     retry: asyncio.TimerHandle | None = None
+    tokens: float = BURST
+    refilled_s: float = 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """Take leave for one request, and return 0; or return in which time there is leave. `now_s` is monotonic."""
+        self.tokens = min(float(BURST), self.tokens + (now_s - self.refilled_s) / REFILL_S)
+        self.refilled_s = now_s
+        if self.tokens < 1:
+            return (1 - self.tokens) * REFILL_S
+        self.tokens -= 1
+        return 0.0
 
     def take(self, stored: Service | L4Rule, wish: ServiceWish | RuleStatus) -> bool:
         """Take over what is wanted now; tell whether that is news."""
@@ -206,6 +222,10 @@ class Writer:
             if not self._is_leading():
                 self._parked.add(target)
                 return
+            wait_s = entry.wait_s(time.monotonic())
+            if wait_s:
+                self._later(target, entry, wait_s)
+                return
             try:
                 await self._send(target, entry, todo[0])
             except ApiError as error:
@@ -245,11 +265,12 @@ class Writer:
             entry.problem = str(error)
         delay_s = min(FIRST_RETRY_S * 2.0 ** min(entry.failures, 16), LONGEST_RETRY_S) * self._rng.uniform(0.8, 1.2)
         entry.failures += 1
-        _cancel_retry(entry)
-        entry.retry = asyncio.get_running_loop().call_later(
-            max(delay_s, error.retry_after_s or 0.0), self._enqueue, target
-        )
+        self._later(target, entry, max(delay_s, error.retry_after_s or 0.0))
         return True
+
+    def _later(self, target: Target, entry: _Entry, delay_s: float) -> None:
+        _cancel_retry(entry)
+        entry.retry = asyncio.get_running_loop().call_later(delay_s, self._enqueue, target)
 
 
 def _cancel_retry(entry: _Entry) -> None:

@@ -12,7 +12,7 @@ import uvloop
 from lbd.kubernetes.api_error import ApiError
 from lbd.kubernetes.objects import ADDRESS_CONDITION, FINALIZER, Condition, L4Rule, ObjectKey, RuleStatus, Service
 from lbd.kubernetes.wishes import Kind, ServiceWish, Target
-from lbd.kubernetes.writer import CONCURRENCY, FIRST_RETRY_S, Writer
+from lbd.kubernetes.writer import BURST, CONCURRENCY, FIRST_RETRY_S, REFILL_S, Writer
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS
 
 MARK = Condition(ADDRESS_CONDITION, "True", "Assigned", "")
@@ -436,3 +436,22 @@ def test_wishes_from_before_it_runs_and_from_an_earlier_run_are_not_lost() -> No
         await asyncio.gather(again, return_exceptions=True)
 
     uvloop.run(play())
+
+
+def test_one_who_writes_the_contrary_each_time_costs_a_burst_and_then_one_write_a_second():
+    async def scenario(world: World) -> None:
+        mark = replace(MARK, message="another's")
+        path = "/api/v1/namespaces/a/services/web"
+        world.writer.want_service(service(finalizers=(FINALIZER,)), wish("10.0.0.1"))
+        begun_s = asyncio.get_running_loop().time()
+        for _ in range(300):
+            await asyncio.sleep(0.001)
+            version = world.api.versions[path] = world.api.versions.get(path, 1) + 1
+            changed = service(version=str(version), ingress=("10.0.0.2",), conditions=(mark,), finalizers=(FINALIZER,))
+            world.writer.want_service(changed, wish("10.0.0.1"))
+        took_s = asyncio.get_running_loop().time() - begun_s
+        written = len(world.api.requests)
+        assert BURST <= written <= BURST + 1 + took_s / REFILL_S
+        await world.until(lambda: len(world.api.requests) > written)  # nor is it given up
+
+    run(scenario)
