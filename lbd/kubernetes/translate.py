@@ -33,6 +33,7 @@ MAX_LOOKED_AT = 16_384
 """Endpoints of one Service, each counted for every port: 100 ports with 4000 Pods would be 400,000 members, and these
 take half a minute, in which nothing else is done."""
 _SHOWN_ADDRESSES = 5
+_SHOWN_COMPLAINTS = 3
 _NO_RULE = RulePolicy()
 
 
@@ -84,6 +85,7 @@ def translate(
             servers = _cut(servers, name, problems)
             pool = pool_of(servers, port, policy, service.affinity_timeout_s)
             translated.append(_virtual_service(name, vip, port, pool, policy, source_ranges))
+    problems += _unread(slices)
     if vetting.refused:
         problems.append(_rejected(vetting.refused))
     problems += _not_for_udp(service, policy)
@@ -209,6 +211,15 @@ def _proxy_protocol(
     if protocol is Protocol.UDP and (application.proxy_protocol is ProxyProtocol.V1 or network.udp.per_packet):
         return None
     return application.proxy_protocol
+
+
+def _unread(slices: Sequence[EndpointSlice]) -> Iterator[Problem]:
+    """Say what of the slices could not be read, and so is not among the members."""
+    sentences = [f"{one.key.name}: {complaint}" for one in slices for complaint in one.complaints]
+    if sentences:
+        more = len(sentences) - _SHOWN_COMPLAINTS
+        listed = "; ".join(sentences[:_SHOWN_COMPLAINTS]) + (f"; and {more} more" if more > 0 else "")
+        yield Problem("EndpointsRejected", f"EndpointSlices have what can't be used: {listed}")
 
 
 def _rejected(refused: Mapping[str, str]) -> Problem:

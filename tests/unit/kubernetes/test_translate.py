@@ -236,6 +236,20 @@ def test_hostile_endpoints_are_left_out_and_named_with_the_reason():
     )
 
 
+def test_what_of_a_slice_could_not_be_read_is_said():
+    odd = replace(
+        serving("10.0.0.1"), complaints=tuple(f"endpoints[{number}] is 7, not an object" for number in range(5))
+    )
+    translation = translated(service(), odd)
+    assert addresses(only(translation)) == ["10.0.0.1"]
+    assert problem_of(translation) == Problem(
+        "EndpointsRejected",
+        "EndpointSlices have what can't be used: "
+        + "; ".join(f"{odd.key.name}: endpoints[{number}] is 7, not an object" for number in range(3))
+        + "; and 2 more",
+    )
+
+
 def test_many_hostile_endpoints_are_counted():
     translation = translated(service(HTTP, DNS_TCP), serving(*(f"127.0.0.{last}" for last in range(1, 101))))
     message = problem_of(translation).message
