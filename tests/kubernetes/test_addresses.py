@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from kit_cluster import Cluster, elapsed_s, ingress, service_manifest
+from kit_cluster import LBD_NAMESPACE, LEASE, Cluster, elapsed_s, ingress, service_manifest
 from kit_daemon import FIRST, KubernetesDaemonFactory
 from kit_lifecycle import Held, Sampler, addresses, is_refused, peek, service
 from kit_publish import (
@@ -77,7 +77,8 @@ def test_an_address_can_be_asked_for_in_every_way_and_the_first_that_says_one_ho
     for address, asked in made.items():
         assert cluster.wait_ingress(asked) == [address]
         condition = wait_condition(cluster, asked, ADDRESS_CONDITION, "True")
-        assert (condition["reason"], "pool lab" in condition["message"]) == ("Assigned", True), condition
+        assert (condition["reason"], condition["message"]) == ("Assigned", f"{address} from pool lab")
+        assert wait_event(cluster, asked, "AddressAssigned", f"{address} from pool lab")["type"] == "Normal"
 
 
 def test_both_addresses_of_a_dual_stack_service_can_be_asked_for(
@@ -151,6 +152,32 @@ def test_a_service_moves_to_another_address_and_the_old_one_serves_until_then(
         cluster.annotate(made, **{ADDRESS: None})
         cluster.wait_ingress(cluster.service("after"))
         assert ingress(cluster.get(made) or {}) == [ANOTHER], "who asks for nothing keeps what it has"
+
+
+def test_an_address_that_nobody_has_written_yet_is_not_served_and_the_old_one_is(
+    cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
+) -> None:
+    """The Lease is somebody else's, who writes nothing: what is a moment otherwise can be looked at."""
+    lease = {"duration": "3s", "renew_deadline": "2s", "retry": "200ms"}
+    daemon = lbd_kubernetes(cluster, kubernetes={"lease": lease})
+    made, old = published(cluster, pods)
+    wait_served(lab, old)
+    metadata = {"namespace": LBD_NAMESPACE, "name": LEASE}
+    stolen = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+    cluster.admin.patch(stolen, {"spec": {"holderIdentity": "somebody-else", "leaseDurationSeconds": 60}})
+    eventually(lambda: not kubernetes(daemon)["leader"]["leading"], 5.0, "leads no more")
+    cluster.annotate(made, **{ADDRESS: ANOTHER})
+    late = cluster.service("late")
+    eventually(lambda: kubernetes(daemon)["services"] == 2, 5.0, "both are known as they are now")
+    assert len(answers(lab, old)) == 3
+    assert set(addresses(lab)) >= {old}
+    assert ANOTHER not in addresses(lab)
+    assert (ingress(cluster.get(made) or {}), ingress(cluster.get(late) or {})) == ([old], [])
+    cluster.forget_lease()
+    assert cluster.wait_ingress(made, other_than=old) == [ANOTHER]
+    wait_served(lab, ANOTHER)
+    assert cluster.wait_ingress(late) == [old], "free again, and the lowest"
+    eventually(lambda: is_refused(lab.client, old), SERVED_WITHIN_S, "nobody is behind it")
 
 
 def test_a_service_that_becomes_dual_stack_and_back_keeps_its_first_address(
