@@ -49,7 +49,8 @@ class RuleVerdict:
 def judge_rule(rule: L4Rule, kubernetes: Kubernetes, remembered: Accepted | None) -> RuleVerdict:
     """Judge a rule as it is written now; `remembered` is what was accepted last, as far as it is known here.
 
-    What the rule's own status says was accepted counts too: the later generation of the two is in force.
+    What the rule's own status says was accepted counts too. Where it is about the rule as it is written now it is the
+    record; until then the later generation of the two is in force.
     """
     catalog = Catalog(kubernetes)
     policy, errors = read_spec(rule.spec, catalog)
@@ -61,13 +62,19 @@ def judge_rule(rule: L4Rule, kubernetes: Kubernetes, remembered: Accepted | None
 
 
 def _last_accepted(rule: L4Rule, remembered: Accepted | None) -> Accepted | None:
-    """Return what was accepted last. A generation that the rule has not reached is that of another object."""
-    found = [remembered] if remembered is not None else []
-    if rule.status.accepted_spec is not None and rule.status.accepted_generation > 0:
-        found.append(Accepted(rule.status.accepted_generation, rule.status.accepted_spec))
-    return max(
-        (one for one in found if one.generation <= rule.generation), key=lambda one: one.generation, default=None
-    )
+    """Return what was accepted last. A generation that the rule has not reached is that of another object.
+
+    Of two quick edits one service engine may have seen both and another one just the second: the record decides.
+    """
+    status = rule.status
+    recorded = None
+    if status.accepted_spec is not None and 0 < status.accepted_generation <= rule.generation:
+        recorded = Accepted(status.accepted_generation, status.accepted_spec)
+        if status.observed_generation == rule.generation:
+            return recorded
+    if remembered is None or remembered.generation > rule.generation:
+        return recorded
+    return remembered if recorded is None or remembered.generation > recorded.generation else recorded
 
 
 def _rejected(rule: L4Rule, error: str, catalog: Catalog, last: Accepted | None) -> RuleVerdict:

@@ -75,12 +75,27 @@ def test_an_engine_that_has_just_started_takes_what_was_accepted_from_the_status
     assert verdict.remembered == Accepted(7, GOOD)
 
 
-def test_the_later_of_memory_and_status_is_in_force():
+def test_the_later_of_memory_and_status_is_in_force_until_the_status_is_about_this_generation():
     older, later = Accepted(6, GOOD), Accepted(7, BETTER)
     for remembered, recorded in ((older, later), (later, older)):
-        status = RuleStatus("Rejected", "…", 8, recorded.generation, recorded.spec)
+        status = RuleStatus("Rejected", "…", 7, recorded.generation, recorded.spec)
         verdict = judged(BAD, 8, remembered=remembered, status=status)
         assert (in_force(verdict), verdict.generation_in_force) == (200, 7)
+
+
+def test_what_the_writer_has_found_of_this_generation_holds_for_all_whatever_they_have_seen():
+    """One that has seen generation 7, which came and went at once, and one that has not."""
+    status = RuleStatus("Rejected", "…", 8, 6, GOOD)
+    for remembered in (None, Accepted(5, BETTER), Accepted(6, GOOD), Accepted(7, BETTER)):
+        verdict = judged(BAD, 8, remembered=remembered, status=status)
+        assert (in_force(verdict), verdict.generation_in_force) == (105, 6)
+        assert verdict.remembered == Accepted(6, GOOD)
+
+
+def test_a_status_of_this_generation_without_a_spec_takes_nothing_out_of_force():
+    """Another controller's CRD has no place for it."""
+    verdict = judged(BAD, 8, remembered=Accepted(7, GOOD), status=RuleStatus("Rejected", "…", 8))
+    assert (in_force(verdict), verdict.generation_in_force) == (105, 7)
 
 
 def test_what_was_accepted_of_another_object_of_this_name_is_not_in_force():
