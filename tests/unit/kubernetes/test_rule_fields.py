@@ -21,7 +21,7 @@ from lbd.kubernetes.rule_backends import (
 from lbd.kubernetes.rule_fields import FIELDS, read_spec
 from lbd.kubernetes.rule_policy import BackendPolicy, RulePolicy
 from lbd.kubernetes.rule_profiles import Catalog
-from lbd.kubernetes.rule_reading import MAX_ERROR_CHARACTERS, joined
+from lbd.kubernetes.rule_reading import MAX_ERROR_CHARACTERS, MAX_ERRORS, joined
 from lbd.model.desired import (
     SYSTEM_MONITORS,
     Algorithm,
@@ -559,6 +559,20 @@ def test_the_error_is_one_line_of_bounded_length_whatever_is_written():
     assert len(error) < MAX_ERROR_CHARACTERS + 30
     assert error.isprintable()
     assert error.endswith("; and 93 more")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {f"healthMonitorRef{number}": 1 for number in range(9000)},
+        {"healthMonitorRefs": [f"System-TCP-{number}" for number in range(30)]},
+    ],
+)
+def test_a_spec_full_of_mistakes_is_not_read_to_its_end(hostile: dict[str, Any]):
+    """What could be meant was looked for 9000 times, which took 1.4 s: nothing else was done meanwhile."""
+    ports = range(1, 2 if len(hostile) > 1 else 251)
+    spec = {"backendProperties": [{"port": port, "protocol": "TCP", **hostile} for port in ports]}
+    assert MAX_ERRORS <= len(errors_of(spec)) <= MAX_ERRORS + 5
 
 
 def test_a_number_of_thousands_of_digits_is_cut():
