@@ -238,6 +238,27 @@ def test_a_rejected_edit_keeps_what_was_accepted_and_everybody_says_so(
         assert in_force(daemon, name) == (True, 3)
 
 
+def test_edits_that_come_faster_than_they_are_written_end_in_one_that_all_agree_on(
+    cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
+) -> None:
+    daemon = lbd_kubernetes(cluster)
+    algorithms = {"RANDOM": backend(lbAlgorithm=f"{ALGORITHM}RANDOM"), "CONSISTENT_HASH": backend(**HASHED)}
+    rule = ruled(cluster, algorithms["RANDOM"])
+    made, vip = published(cluster, pods, annotations=RULED)
+    wait_served(lab, vip)
+    with nobody_notices(lab, vip):
+        for _ in range(6):
+            for spec in algorithms.values():
+                cluster.apply(rule_manifest("rule", spec))
+                cluster.apply(rule_manifest("rule", {"vsDatascriptRefs": ["script"]}))
+        status = wait_rule(cluster, rule, "Rejected", "spec.vsDatascriptRefs", "stays in force")["status"]
+        [algorithm] = [name for name, spec in algorithms.items() if spec == status["acceptedSpec"]]
+        wait_algorithm(daemon, f"{cluster.namespace}/web:80", algorithm.lower())
+        assert in_force(daemon, f"{cluster.namespace}/rule") == (False, status["acceptedGeneration"])
+        said = f"generation {status['acceptedGeneration']}, which was accepted, stays in force"
+        wait_condition(cluster, made, RULE_CONDITION, "False", "RuleRejected", said)
+
+
 def test_a_rule_that_was_never_right_leaves_the_defaults_and_a_missing_one_too(
     cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
 ) -> None:
