@@ -57,7 +57,7 @@ class Assembly:
         self._allocated_to: dict[str, list[ObjectKey]] = {}
         """By address; more than one where Services share it."""
         self._promised: dict[ObjectKey, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        """Of Services whose status does not say yet what was allocated: what it said then, and what was allocated."""
+        """What a Service's status said when something was allocated to it, and what was."""
         self._decided: dict[ObjectKey, Decision] = {}
         self._say_again: set[ObjectKey] = set()
         """Of whom everything that is wrong is to be said again."""
@@ -185,19 +185,18 @@ class Assembly:
 
     def _allocate(self) -> None:
         before, services = self.allocations, self._services
-        # A status that says something else by now is the record; what was promised before holds no longer.
+        # A status that says something else by now is the record, and what was promised before holds no longer. One that
+        # somebody has cleared says nothing.
         promised = {
             key: addresses
             for key, (then, addresses) in self._promised.items()
-            if key in services and services[key].ingress == then
+            if key in services and services[key].ingress != addresses and services[key].ingress in (then, ())
         }
         self.allocations = allocate(
             services.values(), self._kubernetes, self._taken, self._rules.addresses(services.values()), promised
         )
         self._promised = {
-            key: (services[key].ingress, one.addresses)
-            for key, one in self.allocations.items()
-            if one.addresses not in ((), services[key].ingress)
+            key: (services[key].ingress, one.addresses) for key, one in self.allocations.items() if one.addresses
         }
         self._allocate_anew = False
         self._allocated_to = {}

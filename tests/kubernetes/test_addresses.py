@@ -414,6 +414,23 @@ def test_an_address_that_somebody_else_wrote_into_a_status_is_not_honoured(
     assert not set(addresses(lab)) & {"127.0.0.1", lab.client_address[4], pods[0], "172.16.101.180"}
 
 
+def test_a_status_that_somebody_clears_says_the_same_address_again(
+    cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
+) -> None:
+    lbd_kubernetes(cluster)
+    first = cluster.service("first")
+    cluster.wait_ingress(first)
+    made, vip = published(cluster, pods)
+    wait_served(lab, vip)
+    cluster.delete(first)
+    cluster.wait_gone(first, 10.0)
+    for status in ({"loadBalancer": None}, {"loadBalancer": None, "conditions": None}):
+        cluster.patch_status(made, status)
+        assert cluster.wait_ingress(made) == [vip], "not the lowest that is free"
+        wait_condition(cluster, made, ADDRESS_CONDITION, "True", "Assigned", vip)
+    wait_served(lab, vip)
+
+
 # -- sharing -----------------------------------------------------------------------------------------------------------
 
 

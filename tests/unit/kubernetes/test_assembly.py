@@ -194,6 +194,14 @@ def test_what_a_status_says_goes_before_what_was_to_be_written():
     assert wish_of(cluster.changes, "d").addresses == ("172.16.101.150",)
 
 
+def test_a_status_that_somebody_clears_gets_the_same_address_again():
+    cluster = Cluster(published("b", "172.16.101.155"), service("a"))
+    cluster.put(published("b", "172.16.101.155", ingress=()), service("0"))
+    assert wish_of(cluster.changes, "b").addresses == ("172.16.101.155",)
+    cluster.put(service("b", resource_version="2"))
+    assert cluster.assembly.allocations[ObjectKey("default", "b")].addresses == ("172.16.101.155",)
+
+
 def test_an_address_of_the_files_is_not_given_away():
     cluster = Cluster(service(), taken={"172.16.101.150": 'virtual service "web"'})
     assert wish_of(cluster.changes).addresses == ("172.16.101.151",)
