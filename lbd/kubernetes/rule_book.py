@@ -118,10 +118,10 @@ class RuleBook:
         broken: list[str] = []
         for key in sorted(self._named_by):
             rule, verdict = self.judged.get(key, (None, None))
-            if rule is None or verdict is None or verdict.in_force is None:
+            if rule is None or verdict is None or not verdict.generation_in_force:
                 continue
             after = judge_rule(rule, kubernetes, verdict.remembered)
-            if after.in_force is None:
+            if not after.generation_in_force:
                 broken.append(f"L4Rule {key} is in force and would be no more: {after.error}")
         return tuple(broken)
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lbd.kubernetes.fields import shown
 from lbd.kubernetes.objects import L4Rule, RuleStatus
+from lbd.kubernetes.parse_services import NOBODY
 from lbd.kubernetes.rule_fields import read_spec
 from lbd.kubernetes.rule_policy import RulePolicy
 from lbd.kubernetes.rule_profiles import Catalog
 from lbd.kubernetes.rule_reading import joined
-from lbd.model.kubernetes import Kubernetes
+from lbd.model.kubernetes import Kubernetes, NetworkSecurityPolicy
 
 ACCEPTED, REJECTED = "Accepted", "Rejected"
 """The words of `status.status`."""
@@ -34,8 +36,9 @@ class RuleVerdict:
 
     `accepted` is about the spec as it is written now, and `error` names all that is wrong with it, as one line.
     `in_force` is the policy of `generation_in_force`: of this generation if it is accepted, otherwise of the one that
-    was accepted last; None and 0 where there was none or its references no longer resolve. `remembered` is what to hand
-    to the next judgement, `status` what the rule's status shall say; its `error` also says what is in force instead.
+    was accepted last; None and 0 where there was none or its references no longer resolve (if it restricted clients,
+    `in_force` lets nobody in meanwhile). `remembered` is what to hand to the next judgement, `status` what the rule's
+    status shall say; its `error` also says what is in force instead.
     """
 
     accepted: bool
@@ -83,12 +86,27 @@ def _rejected(rule: L4Rule, error: str, catalog: Catalog, last: Accepted | None)
         return RuleVerdict(False, error, None, 0, None, status)
     policy, errors = read_spec(last.spec, catalog)
     found = f"generation {last.generation}, which was accepted,"
+    guard = _guard_of(last) if errors else None
     if not errors:
         instead = f"{found} stays in force"
     elif joined(errors) == error:
         instead = f"{found} can't stay in force for the same reason"
     else:
         instead = f"{found} can't stay in force: {errors[0]}"
+    if guard is not None:
+        instead += (
+            f"; it restricts clients by networkSecurityPolicyRef {shown(guard.name)}, so nobody is let in meanwhile"
+        )
     # What was accepted stays on record even so: it is in force again as soon as its references resolve again.
     status = RuleStatus(REJECTED, f"{error}; {instead}", rule.generation, last.generation, last.spec)
-    return RuleVerdict(False, error, None if errors else policy, 0 if errors else last.generation, last, status)
+    if not errors:
+        return RuleVerdict(False, error, policy, last.generation, last, status)
+    in_force = None if guard is None else RulePolicy(network_security=guard)
+    return RuleVerdict(False, error, in_force, 0, last, status)
+
+
+def _guard_of(last: Accepted) -> NetworkSecurityPolicy | None:
+    """Return a policy that lets nobody in where an accepted rule restricted clients in a way that isn't known any more:
+    a profile that is missing must not open a Service to everybody."""
+    name = last.spec.get("networkSecurityPolicyRef")
+    return NetworkSecurityPolicy(name, NOBODY) if isinstance(name, str) and name else None

@@ -20,10 +20,12 @@ from lbd.kubernetes.objects import (
     EndpointSlice,
     L4Rule,
     ObjectKey,
+    RuleStatus,
     Service,
     ServicePort,
     SliceEndpoint,
 )
+from lbd.kubernetes.parse_services import NOBODY
 from lbd.kubernetes.wishes import ServiceWish
 from lbd.model.desired import Algorithm, Protocol
 from lbd.model.kubernetes import SYSTEM_PROFILES, AddressPool, AddressRange, Kubernetes, NetworkSecurityPolicy
@@ -322,6 +324,24 @@ def test_a_configuration_without_a_profile_of_a_rule_in_force_is_said_to_break_i
     (sentence,) = cluster.assembly.rules_broken_by(KUBERNETES)
     assert sentence.startswith("L4Rule default/tuned is in force and would be no more: ")
     assert "office" in sentence
+
+
+def test_a_restriction_that_is_not_known_any_more_lets_nobody_in_instead_of_everybody():
+    accepted = RuleStatus("Accepted", "", 1, 1, GUARDED)
+    cluster = Cluster(published(**NAMING), slice_of("web", "10.10.52.11"), replace(rule(GUARDED), status=accepted))
+    (served,) = cluster.changes.virtual_services
+    assert served.source_ranges == NOBODY
+    rejected, nobody = cluster.assembly.decided[ObjectKey("default", "web")].problems
+    assert (rejected.reason, nobody.reason) == ("RuleRejected", "NobodyLetIn")
+    assert "nobody is let in" in rejected.message
+    cluster.assembly.reconfigure(replace(KUBERNETES, profiles=(*SYSTEM_PROFILES, OFFICE)), {})
+    (served,) = cluster.settle().virtual_services
+    assert served.source_ranges == ("10.0.0.0/8",)
+
+
+def test_a_restriction_that_never_was_accepted_closes_nothing():
+    cluster = Cluster(published(**NAMING), rule(GUARDED))
+    assert cluster.changes.virtual_services[0].source_ranges == ()
 
 
 def test_a_rule_that_nobody_names_or_that_is_not_in_force_breaks_no_reload():
