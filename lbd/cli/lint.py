@@ -12,7 +12,7 @@ from lbd.config import ConfigErrors, load
 from lbd.config.errors import ConfigError
 from lbd.config.files import read_text
 from lbd.kubernetes.lint import Finding, Verdict, lint
-from lbd.kubernetes.manifests import Manifest, read_manifests
+from lbd.kubernetes.objects.manifests import Manifest, read_manifests
 from lbd.model.kubernetes import Kubernetes
 
 _STANDARD_INPUT = Path("/dev/stdin")

@@ -13,14 +13,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from lbd.kubernetes.allocator import Allocation, allocate
-from lbd.kubernetes.claims import is_given, is_left, is_ours
+from lbd.kubernetes.addresses.allocator import Allocation, allocate
 from lbd.kubernetes.decisions import Decision, decide, decide_left
-from lbd.kubernetes.forbidden import Forbidden
-from lbd.kubernetes.objects import EndpointSlice, L4Rule, ObjectKey, Service
-from lbd.kubernetes.rule_book import RuleBook
-from lbd.kubernetes.rules import RuleVerdict
-from lbd.kubernetes.translate import Translation, translate
+from lbd.kubernetes.objects.claims import is_given, is_left, is_ours
+from lbd.kubernetes.objects.kinds import EndpointSlice, L4Rule, ObjectKey, Service
+from lbd.kubernetes.rules.judge import RuleVerdict
+from lbd.kubernetes.rules.rule_book import RuleBook
+from lbd.kubernetes.translation.forbidden import Forbidden
+from lbd.kubernetes.translation.translate import Translation, translate
 from lbd.model.desired import VirtualService
 from lbd.model.kubernetes import Kubernetes
 
@@ -43,7 +43,6 @@ class Assembly:
 
     def __init__(self, kubernetes: Kubernetes, taken: Mapping[str, str]) -> None:
         self._kubernetes = kubernetes
-        self._before: Kubernetes | None = None
         self._taken = dict(taken)
         self._forbidden = Forbidden(taken, kubernetes.address_pools)
         self._rules = RuleBook(kubernetes)
@@ -136,7 +135,6 @@ class Assembly:
         """Take over a new configuration: everything is looked at again."""
         if kubernetes == self._kubernetes and dict(taken) == self._taken:
             return
-        self._before = self._kubernetes
         self._kubernetes = kubernetes
         self._taken = dict(taken)
         self._forbidden = Forbidden(taken, kubernetes.address_pools)
@@ -217,7 +215,7 @@ class Assembly:
             return self._serve(service, None if says_again else self._decided.get(key))
         self._translations.pop(key, None)
         self._decided.pop(key, None)
-        if service is None or not is_left(service, self._kubernetes, self._before):
+        if service is None or not is_left(service, self._kubernetes):
             self.leaving.discard(key)
             return None
         if not is_released(key):
@@ -241,7 +239,7 @@ class Assembly:
         return decision
 
     def _concerns(self, service: Service) -> bool:
-        return is_ours(service, self._kubernetes) or is_left(service, self._kubernetes, self._before)
+        return is_ours(service, self._kubernetes) or is_left(service, self._kubernetes)
 
     def _says_what_was_wished(self, before: Service, now: Service) -> bool:
         """Tell whether nothing but the record of a Service has changed, and that to what was allocated, if at all."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lbd.kubernetes.address_condition import address_condition
-from lbd.kubernetes.allocator import Allocation
-from lbd.kubernetes.objects import FINALIZER, RULE_CONDITION, Condition, Service
-from lbd.kubernetes.rule_book import NamedRule
-from lbd.kubernetes.translate import Problem
-from lbd.kubernetes.wishes import ServiceWish
+from lbd.kubernetes.addresses.address_condition import address_condition
+from lbd.kubernetes.addresses.allocator import Allocation
+from lbd.kubernetes.objects.kinds import FINALIZER, RULE_CONDITION, Condition, Service
+from lbd.kubernetes.objects.problem import Problem
+from lbd.kubernetes.rules.rule_book import NamedRule
+from lbd.kubernetes.writing.wishes import ServiceWish
 
 ADDRESS_ASSIGNED = "AddressAssigned"
 RULE_NOT_FOUND = "RuleNotFound"

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from lbd.kubernetes.allocator import Allocation, allocate
-from lbd.kubernetes.claims import LOAD_BALANCER, is_ours
-from lbd.kubernetes.manifests import RULE_API, RULE_KIND, SERVICE_API, Manifest
-from lbd.kubernetes.objects import L4Rule, ObjectKey, Service
-from lbd.kubernetes.parse import Unusable, parse_rule, parse_service
-from lbd.kubernetes.rule_book import rule_key_of
-from lbd.kubernetes.rule_profiles import THERE_IS_NO
-from lbd.kubernetes.rules import RuleVerdict, judge_rule
-from lbd.kubernetes.translate import translate
+from lbd.kubernetes.addresses.allocator import Allocation, allocate
+from lbd.kubernetes.objects.claims import LOAD_BALANCER, is_ours
+from lbd.kubernetes.objects.kinds import L4Rule, ObjectKey, Service
+from lbd.kubernetes.objects.manifests import RULE_API, RULE_KIND, SERVICE_API, Manifest
+from lbd.kubernetes.objects.parse import Unusable, parse_rule, parse_service
+from lbd.kubernetes.rules.judge import RuleVerdict, judge_rule
+from lbd.kubernetes.rules.rule_book import rule_key_of
+from lbd.kubernetes.rules.rule_profiles import THERE_IS_NO
+from lbd.kubernetes.translation.translate import translate
 from lbd.model.kubernetes import Kubernetes
 
 _EXAMPLE_VIPS = {4: "192.0.2.1", 6: "2001:db8::1"}

@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lbd.kubernetes.objects import Node, ObjectKey
+from lbd.kubernetes.objects.kinds import Node, ObjectKey
 from lbd.model.kubernetes import AddressPool
 from lbd.model.spans import Span, Spans, span_between, span_of
 

@@ -16,20 +16,20 @@ from typing import Any
 
 import structlog
 
-from lbd.kubernetes import cache
-from lbd.kubernetes.address_pools import shrink_errors
+from lbd.kubernetes.addresses.address_pools import shrink_errors
+from lbd.kubernetes.api.client import ApiClient
 from lbd.kubernetes.assembly import Assembly, Changes
-from lbd.kubernetes.claims import is_ours
-from lbd.kubernetes.client import ApiClient
-from lbd.kubernetes.elector import Elector
 from lbd.kubernetes.node_routes import LeftOut, routes_of
-from lbd.kubernetes.objects import EndpointSlice, L4Rule, Node, ObjectKey, Service
-from lbd.kubernetes.recorder import Recorder
-from lbd.kubernetes.snapshot import cluster_status
+from lbd.kubernetes.objects.claims import is_ours
+from lbd.kubernetes.objects.kinds import EndpointSlice, L4Rule, Node, ObjectKey, Service
+from lbd.kubernetes.status import cluster_status
 from lbd.kubernetes.surroundings import Surroundings
-from lbd.kubernetes.watches import NODES, RULES, SERVICES, SLICES, Watches
-from lbd.kubernetes.wishes import Kind
-from lbd.kubernetes.writer import Writer
+from lbd.kubernetes.watching import cache
+from lbd.kubernetes.watching.watches import NODES, RULES, SERVICES, SLICES, Watches
+from lbd.kubernetes.writing.elector import Elector
+from lbd.kubernetes.writing.recorder import Recorder
+from lbd.kubernetes.writing.wishes import Kind
+from lbd.kubernetes.writing.writer import Writer
 from lbd.model.desired import VirtualService
 from lbd.model.kubernetes import Kubernetes
 from lbd.model.kubernetes_status import KubernetesStatus, LeaderStatus

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from lbd.kubernetes import credential_store, reachability, watch_pace
+from lbd.kubernetes.api import credential_store, reachability
+from lbd.kubernetes.watching import watch_pace
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

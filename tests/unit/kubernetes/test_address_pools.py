@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lbd.kubernetes.address_pools import AddressSpace, address_at, place_of, pool_usage, shrink_errors
-from lbd.kubernetes.objects import ADDRESS_CONDITION, Condition, ObjectKey, Service
+from lbd.kubernetes.addresses.address_pools import AddressSpace, address_at, place_of, pool_usage, shrink_errors
+from lbd.kubernetes.objects.kinds import ADDRESS_CONDITION, Condition, ObjectKey, Service
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS, AddressPool, AddressRange, Kubernetes
 from lbd.model.kubernetes_status import PoolUsage
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes.address_condition import address_condition
-from lbd.kubernetes.allocator import Allocation, allocate
-from lbd.kubernetes.objects import ADDRESS_CONDITION, FINALIZER, Condition, ObjectKey, Service, ServicePort
+from lbd.kubernetes.addresses.address_condition import address_condition
+from lbd.kubernetes.addresses.allocator import Allocation, allocate
+from lbd.kubernetes.objects.kinds import ADDRESS_CONDITION, FINALIZER, Condition, ObjectKey, Service, ServicePort
 from lbd.model.desired import Protocol
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS, AddressPool, AddressRange, Kubernetes
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbd.kubernetes.address_condition import address_condition
-from lbd.kubernetes.allocator import Allocation, allocate
-from lbd.kubernetes.objects import ADDRESS_CONDITION, Condition, ObjectKey, Service, ServicePort
+from lbd.kubernetes.addresses.address_condition import address_condition
+from lbd.kubernetes.addresses.allocator import Allocation, allocate
+from lbd.kubernetes.objects.kinds import ADDRESS_CONDITION, Condition, ObjectKey, Service, ServicePort
 from lbd.model.desired import Protocol
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS, AddressPool, AddressRange, Kubernetes
 

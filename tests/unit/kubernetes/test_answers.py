@@ -7,8 +7,8 @@ import json
 import pytest
 from multidict import CIMultiDict
 
-from lbd.kubernetes.answers import read_answer, read_object, status_error
-from lbd.kubernetes.api_error import MAX_MESSAGE, ApiError
+from lbd.kubernetes.api.answers import read_answer, read_object, status_error
+from lbd.kubernetes.api.api_error import MAX_MESSAGE, ApiError
 
 HTML = b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>nginx</body></html>"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lbd.kubernetes import assembly as assembly_module
-from lbd.kubernetes import rule_book
 from lbd.kubernetes.assembly import Assembly, Changes
-from lbd.kubernetes.objects import (
+from lbd.kubernetes.objects.kinds import (
     ADDRESS_CONDITION,
     FINALIZER,
+    NOBODY,
     RULE_ANNOTATION,
     RULE_CONDITION,
     Condition,
@@ -25,8 +25,8 @@ from lbd.kubernetes.objects import (
     ServicePort,
     SliceEndpoint,
 )
-from lbd.kubernetes.parse_services import NOBODY
-from lbd.kubernetes.wishes import ServiceWish
+from lbd.kubernetes.rules import rule_book
+from lbd.kubernetes.writing.wishes import ServiceWish
 from lbd.model.desired import Algorithm, Protocol
 from lbd.model.kubernetes import SYSTEM_PROFILES, AddressPool, AddressRange, Kubernetes, NetworkSecurityPolicy
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes import cache
+from lbd.kubernetes.watching import cache
 
 CLUSTER = "https://10.0.0.1:6443"
 SERVICE = {"kind": "Service", "metadata": {"name": "web", "namespace": "default"}}

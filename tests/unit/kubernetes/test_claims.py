@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lbd.kubernetes.claims import is_given, is_left, is_ours
-from lbd.kubernetes.objects import ADDRESS_CONDITION, FINALIZER, Condition, ObjectKey, Service
+from lbd.kubernetes.objects.claims import is_given, is_left, is_ours
+from lbd.kubernetes.objects.kinds import ADDRESS_CONDITION, FINALIZER, Condition, ObjectKey, Service
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS, Kubernetes
 
 CLUSTER = Kubernetes()
@@ -67,24 +67,6 @@ def test_what_is_ours(service: Service, kubernetes: Kubernetes, ours: bool) -> N
 )
 def test_what_is_left(service: Service, kubernetes: Kubernetes, left: bool) -> None:
     assert is_left(service, kubernetes) is left
-
-
-@pytest.mark.parametrize(
-    ("service", "now", "left"),
-    [
-        (SERVED, Kubernetes(namespaces=("blog",)), True),
-        (SERVED, Kubernetes(load_balancer_class="x.io/y"), True),
-        (replace(SERVED, load_balancer_class="x.io/z"), Kubernetes(load_balancer_class="x.io/y"), False),
-        (replace(SERVED, conditions=()), Kubernetes(namespaces=("blog",)), False),
-        (replace(SERVED, deleting=True), Kubernetes(namespaces=("blog",)), True),
-        (replace(SERVED, type="ClusterIP"), Kubernetes(namespaces=("blog",)), True),
-        (SERVED, CLUSTER, False),
-    ],
-)
-def test_a_reload_leaves_what_only_the_old_configuration_made_ours(
-    service: Service, now: Kubernetes, left: bool
-) -> None:
-    assert is_left(service, now, CLUSTER) is left
 
 
 def test_only_our_true_condition_says_that_an_address_was_given() -> None:

@@ -14,8 +14,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from lbd.kubernetes import client as client_module
-from lbd.kubernetes.client import ApiClient, ApiError
+from lbd.kubernetes.api import client as client_module
+from lbd.kubernetes.api.client import ApiClient, ApiError
 from lbd.model.kubernetes import Kubernetes
 
 Scene = Callable[[Any, ApiClient], Awaitable[None]]

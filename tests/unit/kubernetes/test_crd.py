@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from lbd.config import load
-from lbd.kubernetes.allocator import allocate
-from lbd.kubernetes.manifests import read_manifests
-from lbd.kubernetes.objects import L4Rule, ObjectKey, Service
-from lbd.kubernetes.parse import parse_rule, parse_service
-from lbd.kubernetes.rule_backends import ALGORITHMS, ALGORITHMS_NOT_HERE, HASHES, HASHES_NOT_HERE, MAX_MONITORS
-from lbd.kubernetes.rule_backends import FIELDS as BACKEND_FIELDS
-from lbd.kubernetes.rule_fields import FIELDS
-from lbd.kubernetes.rule_reading import MAX_ITEMS, MAX_REFERENCE_CHARACTERS
-from lbd.kubernetes.rules import judge_rule
+from lbd.kubernetes.addresses.allocator import allocate
+from lbd.kubernetes.objects.kinds import L4Rule, ObjectKey, Service
+from lbd.kubernetes.objects.manifests import read_manifests
+from lbd.kubernetes.objects.parse import parse_rule, parse_service
+from lbd.kubernetes.rules.judge import judge_rule
+from lbd.kubernetes.rules.rule_backends import ALGORITHMS, ALGORITHMS_NOT_HERE, HASHES, HASHES_NOT_HERE, MAX_MONITORS
+from lbd.kubernetes.rules.rule_backends import FIELDS as BACKEND_FIELDS
+from lbd.kubernetes.rules.rule_fields import FIELDS
+from lbd.kubernetes.rules.rule_reading import MAX_ITEMS, MAX_REFERENCE_CHARACTERS
 from lbd.model.desired import Algorithm, ClientLogs
 from lbd.model.kubernetes import Kubernetes
 

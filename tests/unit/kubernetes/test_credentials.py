@@ -15,9 +15,9 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from lbd.kubernetes.client import ApiClient, ApiError
-from lbd.kubernetes.credential_store import CHECK_INTERVAL_S, CredentialStore
-from lbd.kubernetes.credentials import Credentials, CredentialsError, load, stamp
+from lbd.kubernetes.api.client import ApiClient, ApiError
+from lbd.kubernetes.api.credential_store import CHECK_INTERVAL_S, CredentialStore
+from lbd.kubernetes.api.credentials import Credentials, CredentialsError, load, stamp
 from lbd.model.kubernetes import Kubernetes
 
 HTTP = "http://127.0.0.1:8080"

@@ -11,9 +11,9 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.client import ApiClient
-from lbd.kubernetes.elector import Elector
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.api.client import ApiClient
+from lbd.kubernetes.writing.elector import Elector
 from lbd.model.kubernetes import Kubernetes, LeaseSettings
 
 SETTINGS = LeaseSettings(duration_s=0.45, renew_deadline_s=0.3, retry_s=0.06)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from lbd.kubernetes.endpoints import Server, Vetting, servers_of, slices_of
-from lbd.kubernetes.objects import EndpointSlice, ObjectKey, ServicePort, SliceEndpoint
+from lbd.kubernetes.objects.kinds import EndpointSlice, ObjectKey, ServicePort, SliceEndpoint
+from lbd.kubernetes.translation.endpoints import Server, Vetting, servers_of, slices_of
 from lbd.model.desired import Protocol
 
 HTTP = ServicePort("http", 80, Protocol.TCP)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lbd.kubernetes.event_book import (
+from lbd.kubernetes.objects.kinds import ObjectKey
+from lbd.kubernetes.writing.event_book import (
     BURST_PER_OBJECT,
     MAX_KNOWN,
     MAX_OBJECTS,
@@ -11,7 +12,6 @@ from lbd.kubernetes.event_book import (
     EventBook,
     Note,
 )
-from lbd.kubernetes.objects import ObjectKey
 
 
 def about(uid: str = "u", name: str = "web") -> About:

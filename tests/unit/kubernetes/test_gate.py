@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.gate import Gate
-from lbd.kubernetes.reachability import Reachability
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.api.gate import Gate
+from lbd.kubernetes.api.reachability import Reachability
 
 REFUSED = ApiError(0, "Unreachable", "refused")
 

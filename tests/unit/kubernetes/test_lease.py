@@ -6,7 +6,17 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from lbd.kubernetes.lease import LeaseRecord, Seen, Step, acquired, decide, observe, released, renewed, timestamp
+from lbd.kubernetes.writing.lease import (
+    LeaseRecord,
+    Seen,
+    Step,
+    acquired,
+    decide,
+    observe,
+    released,
+    renewed,
+    timestamp,
+)
 from lbd.model.kubernetes import LeaseSettings
 
 SETTINGS = LeaseSettings(duration_s=15.0, renew_deadline_s=10.0, retry_s=2.0)

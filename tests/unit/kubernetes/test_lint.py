@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lbd.kubernetes.lint import Finding, Verdict, lint
-from lbd.kubernetes.manifests import Manifest
+from lbd.kubernetes.objects.manifests import Manifest
 from lbd.model.desired import ProxyProtocol
 from lbd.model.kubernetes import SYSTEM_PROFILES, AddressPool, AddressRange, ApplicationProfile, Kubernetes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbd.kubernetes.manifests import Manifest, read_manifests, resolve
+from lbd.kubernetes.objects.manifests import Manifest, read_manifests, resolve
 
 RULE = "{apiVersion: ako.vmware.com/v1alpha2, kind: L4Rule, metadata: {name: r}}"
 SERVICE = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: shop}}"

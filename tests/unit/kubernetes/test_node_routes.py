@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from lbd.kubernetes.node_routes import routes_of
-from lbd.kubernetes.objects import Node, ObjectKey
+from lbd.kubernetes.objects.kinds import Node, ObjectKey
 from lbd.model.kubernetes import AddressPool, AddressRange
 
 POOL = AddressPool(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.object_store import ObjectStore
-from lbd.kubernetes.objects import EndpointSlice, ObjectKey
-from lbd.kubernetes.parse import parse_node, parse_slice
-from lbd.kubernetes.watch_events import EventType, WatchEvent, read_event, read_page
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.objects.kinds import EndpointSlice, ObjectKey
+from lbd.kubernetes.objects.parse import parse_node, parse_slice
+from lbd.kubernetes.watching.object_store import ObjectStore
+from lbd.kubernetes.watching.watch_events import EventType, WatchEvent, read_event, read_page
 
 A, B = ObjectKey("shop", "a"), ObjectKey("shop", "b")
 

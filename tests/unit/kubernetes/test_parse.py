@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbd.kubernetes.fields import MAX_COMPLAINTS
-from lbd.kubernetes.objects import Condition, EndpointSlice, L4Rule, Node, ObjectKey, RuleStatus, Service, ServicePort
-from lbd.kubernetes.parse import Unusable, parse_node, parse_rule, parse_service, parse_slice
-from lbd.kubernetes.parse_services import NOBODY, SOURCE_RANGES_ANNOTATION
+from lbd.kubernetes.objects.fields import MAX_COMPLAINTS
+from lbd.kubernetes.objects.kinds import (
+    NOBODY,
+    Condition,
+    EndpointSlice,
+    L4Rule,
+    Node,
+    ObjectKey,
+    RuleStatus,
+    Service,
+    ServicePort,
+)
+from lbd.kubernetes.objects.parse import Unusable, parse_node, parse_rule, parse_service, parse_slice
+from lbd.kubernetes.objects.parse_services import SOURCE_RANGES_ANNOTATION
 from lbd.model.desired import Protocol
 
 SERVICE: dict[str, Any] = {

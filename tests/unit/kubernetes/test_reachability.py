@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lbd.kubernetes.reachability import Reachability
+from lbd.kubernetes.api.reachability import Reachability
 
 
 def reachability() -> Reachability:

@@ -9,10 +9,10 @@ from typing import Any
 
 import uvloop
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.event_book import REPEAT_INTERVAL_S
-from lbd.kubernetes.objects import L4Rule, ObjectKey, Service
-from lbd.kubernetes.recorder import BURST, Recorder
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.objects.kinds import L4Rule, ObjectKey, Service
+from lbd.kubernetes.writing.event_book import REPEAT_INTERVAL_S
+from lbd.kubernetes.writing.recorder import BURST, Recorder
 
 WEB = Service(ObjectKey("shop", "web"), "uid-web", "7", "", "LoadBalancer", None, ())
 RULE = L4Rule(ObjectKey("shop", "r"), "uid-r", "8", 2)

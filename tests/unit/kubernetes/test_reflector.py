@@ -13,11 +13,11 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from lbd.kubernetes.client import ApiClient
-from lbd.kubernetes.objects import ObjectKey
-from lbd.kubernetes.parse import parse_rule, parse_slice
-from lbd.kubernetes.reflector import Reflector
-from lbd.kubernetes.resources import Resource, endpoint_slices, l4_rules
+from lbd.kubernetes.api.client import ApiClient
+from lbd.kubernetes.objects.kinds import ObjectKey
+from lbd.kubernetes.objects.parse import parse_rule, parse_slice
+from lbd.kubernetes.watching.reflector import Reflector
+from lbd.kubernetes.watching.resources import Resource, endpoint_slices, l4_rules
 from lbd.model.kubernetes import Kubernetes
 
 A, B, C = (ObjectKey("shop", name) for name in "abc")
@@ -351,7 +351,7 @@ def test_a_watch_goes_on_where_it_was_after_the_server_was_away(play):
 
 def test_an_error_is_forgotten_when_a_watch_has_lasted_though_nothing_came(play, monkeypatch):
     for module in ("reflector", "watch_pace"):
-        monkeypatch.setattr(f"lbd.kubernetes.{module}.SHORT_S", 0.1)
+        monkeypatch.setattr(f"lbd.kubernetes.watching.{module}.SHORT_S", 0.1)
 
     def prepare(api: Api, _play: Play) -> None:
         async def quiet(request: web.Request) -> web.StreamResponse:
@@ -514,7 +514,7 @@ def test_it_lists_again_after_the_resync_time(play):
 
 
 def test_a_watch_that_the_server_never_ends_is_ended(play, monkeypatch):
-    monkeypatch.setattr("lbd.kubernetes.reflector.GRACE_S", 0.05)
+    monkeypatch.setattr("lbd.kubernetes.watching.reflector.GRACE_S", 0.05)
 
     def prepare(api: Api, _play: Play) -> None:
         async def endless(request: web.Request) -> web.StreamResponse:

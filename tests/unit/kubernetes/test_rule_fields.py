@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbd.kubernetes.rule_backends import (
+from lbd.kubernetes.rules.rule_backends import (
     ALGORITHMS,
     ALGORITHMS_NOT_HERE,
     HASHES,
     HASHES_NOT_HERE,
 )
-from lbd.kubernetes.rule_backends import (
+from lbd.kubernetes.rules.rule_backends import (
     FIELDS as BACKEND_FIELDS,
 )
-from lbd.kubernetes.rule_fields import FIELDS, read_spec
-from lbd.kubernetes.rule_policy import BackendPolicy, RulePolicy
-from lbd.kubernetes.rule_profiles import Catalog
-from lbd.kubernetes.rule_reading import MAX_ERROR_CHARACTERS, MAX_ERRORS, joined
+from lbd.kubernetes.rules.rule_fields import FIELDS, read_spec
+from lbd.kubernetes.rules.rule_policy import BackendPolicy, RulePolicy
+from lbd.kubernetes.rules.rule_profiles import Catalog
+from lbd.kubernetes.rules.rule_reading import MAX_ERROR_CHARACTERS, MAX_ERRORS, joined
 from lbd.model.desired import (
     SYSTEM_MONITORS,
     Algorithm,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lbd.kubernetes.objects import L4Rule, ObjectKey, RuleStatus
-from lbd.kubernetes.rules import Accepted, RuleVerdict, judge_rule
+from lbd.kubernetes.objects.kinds import L4Rule, ObjectKey, RuleStatus
+from lbd.kubernetes.rules.judge import Accepted, RuleVerdict, judge_rule
 from lbd.model.kubernetes import SYSTEM_PROFILES, ApplicationProfile, Kubernetes
 
 KEY = ObjectKey("default", "my-l4-rule")

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from lbd.kubernetes.objects import FINALIZER
+from lbd.kubernetes.objects.kinds import FINALIZER
 from lbd.kubernetes.source import CACHE_NAME, KubernetesSource
 from lbd.kubernetes.surroundings import Surroundings
 from lbd.model.desired import VirtualService

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbd.kubernetes.parse_services import NOBODY
-from lbd.kubernetes.source_ranges import intersection
+from lbd.kubernetes.objects.kinds import NOBODY
+from lbd.kubernetes.translation.source_ranges import intersection
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes.objects import EndpointSlice, ObjectKey, Service, ServicePort, SliceEndpoint
-from lbd.kubernetes.parse_services import NOBODY
-from lbd.kubernetes.rule_policy import BackendPolicy, RulePolicy
-from lbd.kubernetes.translate import MAX_MEMBERS, Problem, Translation, translate
+from lbd.kubernetes.objects.kinds import NOBODY, EndpointSlice, ObjectKey, Service, ServicePort, SliceEndpoint
+from lbd.kubernetes.objects.problem import Problem
+from lbd.kubernetes.rules.rule_policy import BackendPolicy, RulePolicy
+from lbd.kubernetes.translation.translate import MAX_MEMBERS, Translation, translate
 from lbd.model.address import Endpoint
 from lbd.model.desired import (
     SYSTEM_MONITORS,

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.watch_pace import NOT_INSTALLED, Next, Pace
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.watching.watch_pace import NOT_INSTALLED, Next, Pace
 
 UNREACHABLE = ApiError(0, "Unreachable", "refused")
 EXPIRED = ApiError(410, "Expired", "too old resource version")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lbd.kubernetes.objects import (
+from lbd.kubernetes.objects.kinds import (
     ADDRESS_CONDITION,
     FINALIZER,
     RULE_CONDITION,
@@ -17,7 +17,7 @@ from lbd.kubernetes.objects import (
     RuleStatus,
     Service,
 )
-from lbd.kubernetes.wishes import ServicePatch, ServiceWish, patches, rule_patches
+from lbd.kubernetes.writing.wishes import ServicePatch, ServiceWish, patches, rule_patches
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS
 
 THEN, NOW = "2026-11-29T09:00:00Z", "2026-11-29T10:00:00Z"

@@ -9,10 +9,10 @@ from typing import Any
 
 import uvloop
 
-from lbd.kubernetes.api_error import ApiError
-from lbd.kubernetes.objects import ADDRESS_CONDITION, FINALIZER, Condition, L4Rule, ObjectKey, RuleStatus, Service
-from lbd.kubernetes.wishes import Kind, ServiceWish, Target
-from lbd.kubernetes.writer import BURST, CONCURRENCY, FIRST_RETRY_S, REFILL_S, Writer
+from lbd.kubernetes.api.api_error import ApiError
+from lbd.kubernetes.objects.kinds import ADDRESS_CONDITION, FINALIZER, Condition, L4Rule, ObjectKey, RuleStatus, Service
+from lbd.kubernetes.writing.wishes import Kind, ServiceWish, Target
+from lbd.kubernetes.writing.writer import BURST, CONCURRENCY, FIRST_RETRY_S, REFILL_S, Writer
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS
 
 MARK = Condition(ADDRESS_CONDITION, "True", "Assigned", "")

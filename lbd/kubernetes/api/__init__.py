@@ -1,0 +1,1 @@
+"""The way to the API server: credentials, requests, and one gate for all of them."""

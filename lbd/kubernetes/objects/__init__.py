@@ -1,0 +1,1 @@
+"""Kubernetes' objects as values, how they are read, and which of them are ours. Pure."""

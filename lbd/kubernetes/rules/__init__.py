@@ -1,0 +1,1 @@
+"""L4Rules: judged, remembered, in force. Pure."""

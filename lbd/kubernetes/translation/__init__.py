@@ -1,0 +1,1 @@
+"""From a Service, its endpoints and its rule to virtual services. Pure."""

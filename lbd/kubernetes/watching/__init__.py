@@ -1,0 +1,1 @@
+"""Copies of the API's collections that no error empties."""

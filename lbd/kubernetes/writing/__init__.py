@@ -1,0 +1,1 @@
+"""Who writes, what is to be written, and the writing."""
