@@ -210,3 +210,31 @@ def test_worker_imports_neither_pydantic_nor_kubernetes_nor_an_http_server():
     loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
     assert "lbd" in loaded
     assert loaded & {"pydantic", "pydantic_core", "kubernetes_asyncio", "aiohttp", "yaml", "pyroute2", "rich"} == set()
+
+
+CLUSTER_FLOORS = {
+    "objects": 1,
+    "api": 2,
+    "rules": 2,
+    "addresses": 2,
+    "watching": 3,
+    "translation": 3,
+    "writing": 3,
+    "": 4,
+}
+"""Inside lbd.kubernetes: its folders, and above them its own modules."""
+
+
+def test_inside_the_clusters_package_imports_only_go_down_too():
+    def folder_of(module: str) -> str:
+        parts = module.split(".")
+        return parts[2] if len(parts) > 2 and parts[2] in CLUSTER_FLOORS else ""
+
+    upward = [
+        f"{found.importer}:{found.line} imports {found.imported}"
+        for path in sorted((ROOT / "lbd" / "kubernetes").rglob("*.py"))
+        for found in imports_of(path, ROOT)
+        if found.imported.startswith("lbd.kubernetes.") and folder_of(found.imported) != folder_of(found.importer)
+        if CLUSTER_FLOORS[folder_of(found.imported)] >= CLUSTER_FLOORS[folder_of(found.importer)]
+    ]
+    assert upward == []
