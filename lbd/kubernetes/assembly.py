@@ -55,6 +55,10 @@ class Assembly:
         self._allocate_anew = True
         self._allocated_to: dict[str, list[ObjectKey]] = {}
         """By address; more than one where Services share it."""
+        self._recorded: dict[str, set[ObjectKey]] = {}
+        """Which Services say an address in their status."""
+        self._waiting: set[ObjectKey] = set()
+        """Services that are to have an address which the status of another one still says, that is to leave it."""
         self._promised: dict[ObjectKey, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         """What a Service's status said when something was allocated to it, and what was."""
         self._decided: dict[ObjectKey, Decision] = {}
@@ -105,6 +109,7 @@ class Assembly:
         before = self._services.pop(key, None)
         if service is not None:
             self._services[key] = service
+        self._record(key, before, service)
         self._rules.named(key, service)
         concerned = [one for one in (before, service) if one is not None and self._concerns(one)]
         if not concerned and key not in self._decided and key not in self.leaving:
@@ -162,8 +167,10 @@ class Assembly:
         for key in list(islice(self._dirty, most)):
             self._dirty.discard(key)
             decision = self._look_at(key, is_released)
-            if decision is not None or key not in self.leaving:
+            if decision is not None or not (key in self.leaving or key in self._waiting):
                 self._outcome[key] = decision
+            elif self._outcome.pop(key, None) is not None:
+                self._say_again.add(key)  # what was found a moment ago is out of date, and nobody has heard of it
         return bool(self._dirty)
 
     def settle(self, is_released: Callable[[ObjectKey], bool]) -> Changes:
@@ -204,6 +211,35 @@ class Assembly:
         for key in self.allocations.keys() | before.keys():
             if self.allocations.get(key) != before.get(key):
                 self._dirty.add(key)
+        self._dirty |= self._waiting
+
+    def _record(self, key: ObjectKey, before: Service | None, now: Service | None) -> None:
+        """Note what a status says now."""
+        old, new = (set() if one is None else set(one.ingress) for one in (before, now))
+        for address in old - new:
+            self._recorded[address].discard(key)
+            if not self._recorded[address]:
+                del self._recorded[address]
+            self._dirty |= self._waiting
+        for address in new - old:
+            self._recorded.setdefault(address, set()).add(key)
+
+    def _must_wait(self, service: Service, allocation: Allocation) -> bool:
+        """Tell whether a status would say an address that another one still says: two requests come in any order, and
+        one of them may be refused."""
+        return any(
+            self._is_left_by(other, address)
+            for address in allocation.addresses
+            if address not in service.ingress
+            for other in self._recorded.get(address, ())
+        )
+
+    def _is_left_by(self, key: ObjectKey, address: str) -> bool:
+        """Tell whether lbd gave a Service an address that it is to have no more."""
+        service = self._services[key]
+        if not (is_given(service) and is_ours(service, self._kubernetes)):
+            return False
+        return address not in self.allocations.get(key, Allocation()).addresses
 
     def _look_at(self, key: ObjectKey, is_released: Callable[[ObjectKey], bool]) -> Decision | None:
         """Translate a Service again; return what the API shall say of it, or None if that is none of our business."""
@@ -215,6 +251,7 @@ class Assembly:
             return self._serve(service, None if says_again else self._decided.get(key))
         self._translations.pop(key, None)
         self._decided.pop(key, None)
+        self._waiting.discard(key)
         if service is None or not is_left(service, self._kubernetes):
             self.leaving.discard(key)
             return None
@@ -224,7 +261,8 @@ class Assembly:
         self.leaving.discard(key)
         return decide_left(service)
 
-    def _serve(self, service: Service, before: Decision | None) -> Decision:
+    def _serve(self, service: Service, before: Decision | None) -> Decision | None:
+        """Translate a Service of ours, and decide about it if what it is to have is free by all that is written."""
         key = service.key
         allocation = self.allocations.get(key, Allocation())
         held = replace(service, ingress=tuple(filter(self._is_held_by(service, allocation), service.ingress)))
@@ -234,6 +272,13 @@ class Assembly:
             held, [slices[one] for one in sorted(slices)], rule.policy, self._kubernetes, self._forbidden
         )
         self._translations[key] = _with_old_objects(translation, self._translations.get(key))
+        if self._must_wait(service, allocation):
+            self._waiting.add(key)
+            if before is None:
+                self._say_again.add(key)
+                self._decided.setdefault(key, decide(service, allocation, translation.problems, rule, None))
+            return None
+        self._waiting.discard(key)
         decision = decide(service, allocation, translation.problems, rule, before)
         self._decided[key] = decision
         return decision

@@ -180,6 +180,30 @@ def test_an_address_that_nobody_has_written_yet_is_not_served_and_the_old_one_is
     eventually(lambda: is_refused(lab.client, old), SERVED_WITHIN_S, "nobody is behind it")
 
 
+def test_an_address_that_goes_from_one_service_to_another_is_never_in_two_statuses(
+    cluster: Cluster, lbd_kubernetes: KubernetesDaemonFactory
+) -> None:
+    """The last one by name leaves, so that whoever writes in the order of names is wrong."""
+    wait_writing(lbd_kubernetes(cluster))
+    made = {name: cluster.service(name) for name in ("c", "b", "a")}
+    had = {name: cluster.wait_ingress(one)[0] for name, one in made.items()}
+    cluster.annotate(made["b"], **{ADDRESS: had["c"]})
+    cluster.annotate(made["a"], **{ADDRESS: had["b"]})
+    for name in ("b", "a"):
+        wait_condition(cluster, made[name], ADDRESS_CONDITION, "True", "AddressInUse")
+    wanted = {"c": ANOTHER, "b": had["c"], "a": had["b"]}
+    now = dict(had)
+    path = f"/api/v1/namespaces/{cluster.namespace}/services"
+    with cluster.watch(path, since=cluster.annotate(made["c"], **{ADDRESS: ANOTHER})) as changes:
+        for change in changes:
+            [now[change["object"]["metadata"]["name"]]] = ingress(change["object"])
+            assert len(set(now.values())) == 3, now
+            if now == wanted:
+                break
+    for one in made.values():
+        wait_condition(cluster, one, ADDRESS_CONDITION, "True", "Assigned")
+
+
 def test_a_service_that_becomes_dual_stack_and_back_keeps_its_first_address(
     cluster: Cluster, lab: Lab, lbd_kubernetes: KubernetesDaemonFactory, pods: list[str]
 ) -> None:

@@ -122,7 +122,7 @@ def test_an_address_that_is_to_move_is_served_until_the_status_says_the_new_one_
     cluster.assembly.reconfigure(replace(KUBERNETES, address_pools=(full, asked)), {})
     annotations = (("lbd.io/address", "172.16.101.200"),)
     changes = cluster.put(published("moves", annotations=annotations))
-    assert wish_of(changes, "waits").addresses == ("172.16.101.150",)
+    assert [one.service.key.name for one in changes.decisions] == ["moves"]
     assert wish_of(changes, "moves").addresses == ("172.16.101.200",)
     assert [(one.name, one.vip) for one in changes.virtual_services] == [("default/moves:80", "172.16.101.150")]
 
@@ -202,6 +202,76 @@ def test_a_status_that_somebody_clears_gets_the_same_address_again():
     assert wish_of(cluster.changes, "b").addresses == ("172.16.101.155",)
     cluster.put(service("b", resource_version="2"))
     assert cluster.assembly.allocations[ObjectKey("default", "b")].addresses == ("172.16.101.155",)
+
+
+def asks(address: str) -> tuple[tuple[str, str], ...]:
+    return (("lbd.io/address", address),)
+
+
+def test_who_gets_an_address_that_another_one_leaves_waits_until_its_status_says_so():
+    leaving = published("z", annotations=asks("172.16.101.155"))
+    waiting = published("a", "172.16.101.151", annotations=asks("172.16.101.150"))
+    new = service("b", created="2026-02-01T00:00:00Z", annotations=asks("172.16.101.151"))
+    cluster = Cluster(leaving, waiting, new)
+    assert {one.service.key.name: one.wish.addresses for one in cluster.changes.decisions} == {"z": ("172.16.101.155",)}
+    assert cluster.changes.gone == ()
+    assert {one.vip for one in cluster.changes.virtual_services} == {"172.16.101.150", "172.16.101.151"}
+    cluster.put(replace(leaving, ingress=("172.16.101.155",)))
+    assert wish_of(cluster.changes, "a").addresses == ("172.16.101.150",)
+    assert [one for one in cluster.changes.decisions if one.service.key.name == "b"] == []
+    cluster.put(replace(waiting, ingress=("172.16.101.150",)))
+    assert wish_of(cluster.changes, "b").addresses == ("172.16.101.151",)
+    assert notes_of(cluster.changes) == ["AddressAssigned"]
+
+
+@pytest.mark.parametrize("end", [None, {"type": "ClusterIP", "finalizers": (), "conditions": (), "ingress": ()}])
+def test_who_waits_is_looked_at_again_when_the_other_one_is_gone(end: dict[str, Any] | None):
+    leaving = published("z", annotations=asks("172.16.101.155"))
+    waiting = published("a", "172.16.101.151", annotations=asks("172.16.101.150"))
+    cluster = Cluster(leaving, waiting)
+    cluster.assembly.put_service(leaving.key, None if end is None else replace(leaving, **end))
+    assert wish_of(cluster.settle(), "a").addresses == ("172.16.101.150",)
+
+
+def test_who_waits_and_goes_is_not_waited_for():
+    leaving = published("z", annotations=asks("172.16.101.155"))
+    waiting = service("a", annotations=asks("172.16.101.150"))
+    cluster = Cluster(leaving, waiting)
+    cluster.assembly.put_service(waiting.key, None)
+    assert cluster.settle().gone == (waiting.key,)
+    cluster.put(replace(leaving, ingress=("172.16.101.155",)))
+    assert [one.service.key.name for one in cluster.changes.decisions] == ["z"]
+
+
+def test_who_has_to_wait_after_a_first_look_is_not_written_by_what_was_found_then():
+    leaving, new = published("z"), service("a", created="2026-02-01T00:00:00Z", **NAMING)
+    cluster = Cluster(leaving)
+    cluster.assembly.put_service(new.key, new)
+    assert not cluster.assembly.work_off(lambda _key: True, 10)
+    asking = replace(new, annotations=(*NAMING["annotations"], *asks("172.16.101.150")))
+    cluster.put(asking, replace(leaving, annotations=asks("172.16.101.155")))
+    assert [one.service.key.name for one in cluster.changes.decisions] == ["z"]
+    cluster.put(published("z", "172.16.101.155", annotations=asks("172.16.101.155")))
+    assert wish_of(cluster.changes, "a").addresses == ("172.16.101.150",)
+    assert notes_of(cluster.changes) == ["RuleNotFound", "AddressAssigned"]
+
+
+def test_who_waits_for_one_that_joins_it_waits_no_more():
+    shared = (("lbd.io/shared-vip", "front"),)
+    leaving = published("z", annotations=asks("172.16.101.155"))
+    waiting = service("a", annotations=(*asks("172.16.101.150"), *shared))
+    cluster = Cluster(leaving, waiting)
+    assert [one.service.key.name for one in cluster.changes.decisions] == ["z"]
+    cluster.put(published("z", annotations=shared, ports=(ServicePort("more", 81, Protocol.TCP),)))
+    assert wish_of(cluster.changes, "a").addresses == ("172.16.101.150",)
+    assert wish_of(cluster.changes, "z").addresses == ("172.16.101.150",)
+
+
+def test_an_address_that_somebody_wrote_into_another_status_is_not_waited_for():
+    forged = service("z", ingress=("172.16.101.150",), annotations=asks("172.16.101.155"))
+    assert wish_of(Cluster(forged, service("a", annotations=asks("172.16.101.150"))).changes, "a").addresses == (
+        "172.16.101.150",
+    )
 
 
 def test_an_address_of_the_files_is_not_given_away():
