@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Self
@@ -16,6 +17,16 @@ def family_of(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
+@functools.lru_cache(maxsize=65_536)
+def _canonical(address: str) -> str:
+    """Return an address in its canonical form. Members are made again with every change of their pool.
+
+    Raises:
+        ValueError: `address` is not an IP address.
+    """
+    return str(ipaddress.ip_address(address))
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
     """An IP address and a port where something listens; the address is in its canonical text form."""
@@ -24,7 +35,7 @@ class Endpoint:
     port: int
 
     def __post_init__(self) -> None:
-        canonical = str(ipaddress.ip_address(self.address))
+        canonical = _canonical(self.address)
         if canonical != self.address:
             object.__setattr__(self, "address", canonical)
         if not 0 < self.port < 65536:

@@ -47,6 +47,8 @@ class LimitWatch:
         present: dict[tuple[str, Rejection], _Seen] = {}
         for service, traffic in services:
             for reason, total in traffic.rejected_total.items():
+                if not total:
+                    continue  # the usual case, of hundreds of services
                 key = (service.name, reason)
                 seen = present[key] = self._seen.get(key) or _Seen(0, now_s - LOOK_INTERVAL_S)
                 if seen.is_quiet and now_s - seen.at_s < QUIET_S:
