@@ -475,11 +475,14 @@ def test_a_profile_that_a_reload_changes_applies_at_once_and_one_that_a_rule_nee
     daemon.wait()
     daemon.write_config(with_sections(daemon, profiles=None))
     daemon.start()
-    wait_rule(cluster, rule, "Rejected", missing, "can't stay in force for the same reason")
+    wait_rule(cluster, rule, "Rejected", missing, "can't stay in force for the same reason", "nobody is let in")
     wait_condition(cluster, made, RULE_CONDITION, "False", "RuleRejected", missing)
     assert in_force(daemon, name) == (False, 0)
-    wait_served(lab, vip)
+    wait_settled(daemon, f"{cluster.namespace}/web:80")
+    eventually(lambda: peek(daemon).vip(vip)["state"] == "owned", SERVED_WITHIN_S, "the VIP is there")
+    assert not let_in(), "a restriction that is not known any more opens the Service to nobody"
     reloaded(daemon, profiles=policy("172.16.101.2"))
+    wait_served(lab, vip)
     wait_rule(cluster, rule, "Accepted")
     assert in_force(daemon, name) == (True, 1)
 
