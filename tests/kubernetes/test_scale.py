@@ -105,6 +105,8 @@ def test_500_services_of_20_endpoints_converge_in_10_s_and_one_change_costs_what
     print(f"a change in {statistics.median(delays_s) * 1000:.0f} ms (median), {cpu_s * 1000:.1f} ms of CPU each")
     assert statistics.median(delays_s) <= CHANGE_LIMIT_S * slowness(), sorted(delays_s)
     assert cpu_s <= CHANGE_CPU_LIMIT_S * slowness(), f"{cpu_s * 1000:.1f} ms of CPU a change"
+    lbd.terminate()
+    assert lbd.wait(60.0) == 0
 
 
 def changes_of_the_probe(cluster: Cluster, lab: Lab, lbd: Daemon, vip: str, count: int) -> tuple[list[float], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -338,7 +339,8 @@ class Daemon:
             try:
                 self.wait(3.0)
             except subprocess.TimeoutExpired:
-                self.terminate()  # the second one ends it at once
+                with contextlib.suppress(ProcessLookupError):  # it may have ended this moment
+                    self.terminate()  # the second one ends it at once
                 try:
                     self.wait(5.0)
                 except subprocess.TimeoutExpired:
