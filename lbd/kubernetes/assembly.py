@@ -110,7 +110,7 @@ class Assembly:
         if service is not None:
             self._services[key] = service
         self._record(key, before, service)
-        self._rules.named(key, service)
+        self._rules.named(key, service if service is not None and is_ours(service, self._kubernetes) else None)
         concerned = [one for one in (before, service) if one is not None and self._concerns(one)]
         if not concerned and key not in self._decided and key not in self.leaving:
             return  # a cluster has thousands of Services that are nobody's load balancer

@@ -179,8 +179,21 @@ class KubernetesSource:
             found.append(f"{len(self._left_out) - _SHOWN_LEFT_OUT} more podCIDRs have no route: the log names them")
         status = self._client.status()
         if not status.reachable:
-            found.append(f"the Kubernetes API can't be reached: {status.error}; the last good state stays")
+            stays = "; the last good state stays" if self._knows_the_cluster else ""
+            return (*found, f"the Kubernetes API can't be reached, or refuses lbd's credentials: {status.error}{stays}")
+        if self._elector.error and not self._elector.holder:
+            found.append(f"nobody is known to write to the API, and this one can't be elected: {self._elector.error}")
+        for watch in self._watches.status():
+            if watch.last_error and not watch.synced:
+                found.append(f"{watch.resource} can't be watched: {watch.last_error}")
         return tuple(found)
+
+    def _is_ours_to_judge(self, rule: L4Rule) -> bool:
+        """Tell whether to write what was found of a rule: a Service of ours names it, or nobody has judged it yet.
+
+        Two groups in one cluster, with profiles of their own, would otherwise take back each other's verdicts for ever.
+        """
+        return bool(self._assembly.services_naming(rule.key)) or rule.status.observed_generation != rule.generation
 
     @property
     def _knows_the_cluster(self) -> bool:
@@ -263,6 +276,9 @@ class KubernetesSource:
                 say = self._recorder.warning if note.is_warning else self._recorder.normal
                 say(decision.service, note.reason, note.message)
         for rule, verdict in changes.rules:
+            if not self._is_ours_to_judge(rule):
+                self._writer.forget(Kind.RULE, rule.key)
+                continue
             self._writer.want_rule(rule, verdict.status)
             if rule.status.status != verdict.status.status or rule.status.error != verdict.status.error:
                 if verdict.accepted:

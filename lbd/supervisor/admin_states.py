@@ -62,7 +62,7 @@ class AdminStates:
         """Say what was set otherwise than the files have it: a restart forgets that."""
         return tuple(
             f"{target} is {override.admin_state} since it was set so at run time, and the configuration says "
-            f"{configured_state(target, self._configured)}: write it there, a restart forgets it"
+            f"{configured_state(target, self._configured)}: {_how_to_keep(target)}"
             for target, override in self._overrides.known.items()
             if override.admin_state is not configured_state(target, self._configured)
         )
@@ -108,6 +108,12 @@ class AdminStates:
     def _renew(self, now_s: float) -> None:
         self.desired = self._overrides.apply(self._configured)
         self._deadlines.update(self.desired, self._overrides.known, now_s)
+
+
+def _how_to_keep(target: Target) -> str:
+    if "/" in target.service:  # of a cluster's Service, which has no such key
+        return "a restart forgets it"
+    return "write it there, a restart forgets it"
 
 
 def _is_enabled(target: Target, state: ServiceState) -> bool:

@@ -330,7 +330,11 @@ def _keep(console: Console, stage: KubernetesStage) -> None:
         ("the client", f"{enter} ip netns exec client $SHELL"),
     ]
     if kubectl := shutil.which("kubectl"):
-        ways.append(("the cluster", f"{enter} {kubectl} --kubeconfig {path} get services,l4rules,events"))
+        admin = f"{enter} {kubectl} --kubeconfig {path}"
+        ways.append(("the cluster", f"{admin} get services,l4rules,events"))
+        service = manifests.folder() / "example" / "service.yaml"
+        ways.append(("publish the Service again", f"{admin} apply -f {service}"))
+        ways.append(("and ask it as the client", f"{enter} ip netns exec client curl -s http://172.16.101.150/"))
     console.print("\n[bold]It stays until Ctrl-C.[/] From another terminal:")
     for what, command in ways:
         console.print(f"\n# {what}", style="dim", markup=False)

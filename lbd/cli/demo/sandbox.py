@@ -164,7 +164,7 @@ def _init(
         command = os.fork()
         if command == 0:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            ours = {VARIABLE: f"{way_in}--mount --pid", "STATE_DIRECTORY": _STATE_DIRECTORY}
+            ours = {VARIABLE: f"{way_in}--mount --net --pid", "STATE_DIRECTORY": _STATE_DIRECTORY}
             os.execvpe(argv[0], list(argv), {**(environment or os.environ), **ours})
         os.close(verdict_end)
         failure = ""

@@ -61,15 +61,21 @@ class RuleBook:
         self._dirty.add(key)
 
     def named(self, service_key: ObjectKey, service: Service | None) -> None:
-        """Take over which rule a Service names now."""
+        """Take over which rule a Service of ours names now; None: it is gone, or not ours."""
         before = self._names.pop(service_key, None)
+        rule_key = rule_key_of(service) if service is not None else None
+        if rule_key is not None:
+            self._names[service_key] = rule_key
+        if rule_key == before:
+            return
+        for key in (before, rule_key):
+            if key in self._rules:
+                self._dirty.add(key)  # whether it is ours to write about may be another matter now
         if before is not None:
             self._named_by[before].discard(service_key)
             if not self._named_by[before]:
                 del self._named_by[before]
-        rule_key = rule_key_of(service) if service is not None else None
         if rule_key is not None:
-            self._names[service_key] = rule_key
             self._named_by.setdefault(rule_key, set()).add(service_key)
 
     def reconfigure(self, kubernetes: Kubernetes) -> None:

@@ -421,6 +421,15 @@ def test_a_rule_that_nobody_names_or_that_is_not_in_force_breaks_no_reload():
     assert guarded(published(**NAMING), rule(GUARDED)).assembly.rules_broken_by(keeping) == ()
 
 
+def test_a_rule_that_only_services_of_another_class_name_is_named_by_nobody_here():
+    other = published(**NAMING, load_balancer_class="somebody.else/lb")
+    cluster = Cluster(other, rule(HASHED))
+    assert cluster.assembly.services_naming(ObjectKey("default", "tuned")) == 0
+    changes = cluster.put(published("ours", "172.16.101.151", **NAMING))
+    assert cluster.assembly.services_naming(ObjectKey("default", "tuned")) == 1
+    assert [one.key.name for one, _ in changes.rules] == ["tuned"]  # it is ours to write about from now on
+
+
 def test_a_rule_of_another_namespace_can_be_named():
     naming = published(annotations=((RULE_ANNOTATION, "shop/tuned"),))
     cluster = Cluster(naming, replace(rule(HASHED), key=ObjectKey("shop", "tuned")))

@@ -31,8 +31,9 @@ SERVICE = {
 class Api:
     """A cluster with one Service. Handlers wait for an Event where a test keeps them from answering."""
 
-    def __init__(self, services: Sequence[Any] = (SERVICE,)) -> None:
-        self.services = list(services)
+    def __init__(self, services: Sequence[Any] = (SERVICE,), rules: Sequence[Any] = ()) -> None:
+        self.items = {"services": list(services), "l4rules": list(rules)}
+        self.written: list[str] = []
         self.lease: dict[str, Any] = {}
         self.may_list_slices = asyncio.Event()
         self.may_list_slices.set()
@@ -46,13 +47,14 @@ class Api:
         if "/leases" in request.path:
             return await self._lease(request)
         if request.method != "GET":
+            self.written.append(request.path.rpartition("/namespaces/default/")[2])
             return web.json_response({"metadata": {"resourceVersion": "2"}})
         if "watch" in request.query:
             response = web.StreamResponse()
             await response.prepare(request)
             await self.ends.wait()
             return response
-        items: list[Any] = self.services if request.path.endswith("/services") else []
+        items = self.items.get(request.path.rpartition("/")[2], [])
         if request.path.endswith("/endpointslices"):
             self.asked_for_slices.set()
             await self.may_list_slices.wait()
@@ -194,3 +196,31 @@ def test_the_data_path_is_asked_once_however_many_services_are_leaving(
         assert first < 50
 
     asyncio.run(scenario())
+
+
+def rule_of(name: str, judged_generation: int) -> dict[str, Any]:
+    """Return an L4Rule of generation 3 that somebody with other profiles has rejected."""
+    status = {"status": "Rejected", "error": "no such profile", "observedGeneration": judged_generation}
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}", "resourceVersion": "1", "generation": 3}
+    return {"metadata": metadata, "spec": {}, "status": status}
+
+
+def test_a_rule_that_another_group_has_judged_is_judged_again_only_if_a_service_of_ours_names_it(
+    scripted_api: Callable[..., Any], kubeconfig: Any, tmp_path: Path
+):
+    """Two groups of one cluster, each with its own profiles, took back each other's verdicts for ever."""
+    naming = {**SERVICE, "metadata": {**SERVICE["metadata"], "annotations": {"ako.vmware.com/l4rule": "ours"}}}
+    rules = [rule_of("ours", 3), rule_of("theirs", 3), rule_of("new", 2)]
+
+    async def scenario() -> list[str]:
+        api, posts = Api([naming], rules), Posts()
+        async with scripted_api() as server, asyncio.timeout(10):
+            server.handler = api.answer
+            source = source_of(kubeconfig.write(server.url), tmp_path)
+            await source.start(posts, lambda _routes: None)
+            await until(lambda: {"l4rules/ours/status", "l4rules/new/status"} <= set(api.written))
+            await asyncio.sleep(0.05)  # what else is to be written comes at the same time
+            await source.close()
+        return api.written
+
+    assert "l4rules/theirs/status" not in asyncio.run(scenario())

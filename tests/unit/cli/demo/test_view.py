@@ -68,6 +68,6 @@ def test_the_summary_counts_from_the_kill_on() -> None:
 
 
 def test_every_way_in_enters_the_sandbox_first() -> None:
-    ways = ways_in("nsenter --target 7 --mount --pid", Path("/venv/bin/lbd"))
-    assert all(command.startswith("nsenter --target 7 --mount --pid ") for _, command in ways)
+    ways = ways_in("nsenter --target 7 --mount --net --pid", Path("/venv/bin/lbd"))
+    assert all(command.startswith("nsenter --target 7 --mount --net --pid ") for _, command in ways)
     assert any(command.endswith("/venv/bin/lbd status") for _, command in ways)
