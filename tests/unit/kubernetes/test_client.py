@@ -225,9 +225,9 @@ def test_whoever_asks_may_have_less_time_than_the_configuration_gives(play):
 
         api.handler = hang
         started_s = time.monotonic()
-        assert (await failure(client.request("GET", "/x", timeout_s=0.2))).reason == "Timeout"
+        assert (await failure(client.request("GET", "/x", timeout_s=1.0))).reason == "Timeout"
         assert (await failure(client.request("GET", "/x", timeout_s=0.2))).reason == "Away"
-        assert time.monotonic() - started_s < 2.0
+        assert time.monotonic() - started_s < 5.0
         assert len(api.requests) == 1
 
     play(scene, request_timeout_s=30.0)
