@@ -18,7 +18,7 @@ from lbd.kubernetes.source import KubernetesSource
 from lbd.kubernetes.surroundings import Surroundings
 from lbd.model.desired import DesiredState, VirtualService
 from lbd.model.kubernetes import Kubernetes
-from lbd.model.kubernetes_status import KubernetesStatus, PodRoutesStatus
+from lbd.model.kubernetes_status import KubernetesStatus
 
 log = structlog.get_logger(__name__)
 
@@ -83,10 +83,7 @@ class Cluster:
     def status(self) -> KubernetesStatus:
         """Return the snapshot's part about the cluster."""
         status = self._source.status()
-        if self._routes is None:
-            return status
-        routes = PodRoutesStatus(len(self._wanted_routes or ()), self._routes.problem)
-        return replace(status, pod_routes=routes)
+        return status if self._routes is None else replace(status, pod_routes=self._routes.status())
 
     @property
     def problems(self) -> tuple[str, ...]:

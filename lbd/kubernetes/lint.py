@@ -142,7 +142,7 @@ def _why_ignored(service: Service, kubernetes: Kubernetes) -> str:
         return ""
     if service.type != LOAD_BALANCER:
         return f"it is of type {service.type}, and lbd serves those of type {LOAD_BALANCER}"
-    if kubernetes.namespaces and service.key.namespace not in kubernetes.namespaces:
+    if not kubernetes.watches(service.key.namespace):
         return f"lbd looks after the namespaces {', '.join(kubernetes.namespaces)}"
     ours = f"{kubernetes.load_balancer_class} is what lbd serves"
     if service.load_balancer_class is None:

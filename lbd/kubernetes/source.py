@@ -157,7 +157,7 @@ class KubernetesSource:
         return (*shrunk, *self._assembly.rules_broken_by(kubernetes)[:_SHOWN_BROKEN])
 
     def status(self) -> KubernetesStatus:
-        """Return the snapshot that everybody reads."""
+        """Return the snapshot that everybody reads, without the routes to Pods."""
         writer, elector = self._writer, self._elector
         return cluster_status(
             self._kubernetes,
@@ -167,7 +167,6 @@ class KubernetesSource:
             self._assembly,
             (writer.writes_total, writer.conflicts_total, writer.failures_total),
             writer.problems,
-            self._routes if self._kubernetes.pod_routes else None,
         )
 
     @property

@@ -13,7 +13,6 @@ from lbd.model.kubernetes_status import (
     KubernetesStatus,
     LeaderStatus,
     ObjectProblem,
-    PodRoutesStatus,
     RuleInForce,
     WatchStatus,
 )
@@ -30,10 +29,9 @@ def cluster_status(
     assembly: Assembly,
     writes: tuple[int, int, int],
     unwritten: Mapping[Target, str],
-    routes: Mapping[str, str] | None,
 ) -> KubernetesStatus:
-    """Return what is of the cluster. `writes` are those that succeeded, conflicted and failed; `routes` None: none are
-    wanted at all."""
+    """Return what is of the cluster, but for its routes to Pods, which are not here. `writes` are those that succeeded,
+    conflicted and failed."""
     decided = assembly.decided.values()
     used = [*(address for one in assembly.allocations.values() for address in one.addresses), *assembly.taken]
     written, conflicts, failures = writes
@@ -56,7 +54,6 @@ def cluster_status(
         write_conflicts_total=conflicts,
         write_failures_total=failures,
         requests_total=api.requests_total,
-        pod_routes=None if routes is None else PodRoutesStatus(len(routes)),
     )
 
 

@@ -181,3 +181,7 @@ class Kubernetes:
     address_pools: tuple[AddressPool, ...] = ()
     profiles: tuple[Profile, ...] = SYSTEM_PROFILES
     health_monitors: tuple[HealthMonitor, ...] = ()
+
+    def watches(self, namespace: str) -> bool:
+        """Tell whether a namespace is looked after."""
+        return not self.namespaces or namespace in self.namespaces

@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from lbd.cli.demo.kubectl import Kubectl, columns
 from lbd.cli.demo.kubernetes_stage import KubernetesStage, admin_kubeconfig
 from lbd.cli.demo.ledger import Ledger
 from lbd.cli.demo.long_connection import LongConnection
+from lbd.cli.demo.staying import stay
 from lbd.cli.demo.traffic import RATE_PER_S, Traffic, ask
 from lbd.model.status import Status, VirtualServiceStatus
 from lbd.observability.table import render
@@ -335,14 +335,7 @@ def _keep(console: Console, stage: KubernetesStage) -> None:
         service = manifests.folder() / "example" / "service.yaml"
         ways.append(("publish the Service again", f"{admin} apply -f {service}"))
         ways.append(("and ask it as the client", f"{enter} ip netns exec client curl -s http://172.16.101.150/"))
-    console.print("\n[bold]It stays until Ctrl-C.[/] From another terminal:")
-    for what, command in ways:
-        console.print(f"\n# {what}", style="dim", markup=False)
-        console.print(command, soft_wrap=True, markup=False, highlight=False)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        console.print("\nremoving it")
+    stay(console, ways)
 
 
 def run(console: Console, *, keep: bool) -> int:

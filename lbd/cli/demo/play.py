@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lbd.cli.demo.guarded import guarded
 from lbd.cli.demo.lab import Pod
 from lbd.cli.demo.ledger import Ledger, Verdict, judge
 from lbd.cli.demo.stage import PORT, VIP, Stage, member_of
+from lbd.cli.demo.staying import stay
 from lbd.cli.demo.traffic import RATE_PER_S, Traffic
 from lbd.cli.demo.view import PodLine, Scene, View
 from lbd.model.status import Health
@@ -173,14 +173,7 @@ _CURL: Final = "import sys, urllib.request; print(urllib.request.urlopen(sys.arg
 def _keep(console: Console) -> None:
     """Print the ways in and wait for Ctrl-C."""
     ways = ways_in(os.environ[sandbox.VARIABLE], Path(sys.executable).parent / "lbd")
-    console.print("\n[bold]It stays until Ctrl-C.[/] From another terminal:")
-    for what, command in ways:
-        console.print(f"\n# {what}", style="dim", markup=False)
-        console.print(command, soft_wrap=True, markup=False, highlight=False)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        console.print("\nremoving it")
+    stay(console, ways)
 
 
 def run(console: Console, *, keep: bool, plain: bool) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from lbd.kubernetes.addresses.address_pools import place_of
+from lbd.kubernetes.addresses.address_problems import FAMILY_NAMES
+from lbd.kubernetes.objects.fields import shown
 from lbd.kubernetes.objects.kinds import ADDRESS_ANNOTATIONS, POOL_ANNOTATION, Service
 from lbd.kubernetes.objects.problem import Problem
 from lbd.model.spans import Place
-
-_FAMILY_NAMES = {4: "IPv4", 6: "IPv6"}
-_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def request_of(service: Service, rule_address: str, pools: Collection[str]) -> A
     pool_names = _split(service.annotation(POOL_ANNOTATION) or "")
     for name in pool_names:
         if name not in pools:
-            message = f"annotation {POOL_ANNOTATION} asks for pool {_shown(name)}, which is not among address_pools"
+            message = f"annotation {POOL_ANNOTATION} asks for pool {shown(name)}, which is not among address_pools"
             return AddressRequest(problem=Problem("UnknownAddressPool", message), refused=True)
     for source, written in (
         *((f"annotation {name}", service.annotation(name) or "") for name in ADDRESS_ANNOTATIONS),
@@ -61,12 +60,12 @@ def _read(
         try:
             place = place_of(text)
         except ValueError:
-            return _refuse("InvalidAddress", f"{source} asks for {_shown(text)}, which is not an IP address")
+            return _refuse("InvalidAddress", f"{source} asks for {shown(text)}, which is not an IP address")
         family = place[0]
         if family not in families:
-            foreign.append(f"{source} asks for {text}, but the Service has no {_FAMILY_NAMES[family]}")
+            foreign.append(f"{source} asks for {text}, but the Service has no {FAMILY_NAMES[family]}")
         elif places.setdefault(family, place) != place:
-            return _refuse("InvalidAddress", f"{source} asks for more than one {_FAMILY_NAMES[family]} address")
+            return _refuse("InvalidAddress", f"{source} asks for more than one {FAMILY_NAMES[family]} address")
     problem = Problem("FamilyMismatch", foreign[0]) if foreign else None
     return AddressRequest(places, pool_names, problem, refused=not places)
 
@@ -77,7 +76,3 @@ def _refuse(reason: str, message: str) -> AddressRequest:
 
 def _split(written: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in written.split(",") if part.strip()) if written else ()
-
-
-def _shown(text: str) -> str:
-    return repr(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")

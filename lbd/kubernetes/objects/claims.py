@@ -23,7 +23,7 @@ def is_left(service: Service, kubernetes: Kubernetes) -> bool:
     """
     marked = service.condition(ADDRESS_CONDITION) is not None
     if service.type != LOAD_BALANCER:
-        return marked and _is_watched(service, kubernetes)
+        return marked and kubernetes.watches(service.key.namespace)
     if FINALIZER not in service.finalizers or not service.deleting:
         return False
     return (marked or service.load_balancer_class is not None) and _is_of_our_class(service, kubernetes)
@@ -39,12 +39,8 @@ def is_given(service: Service) -> bool:
 
 
 def _is_of_our_class(service: Service, kubernetes: Kubernetes) -> bool:
-    if not _is_watched(service, kubernetes):
+    if not kubernetes.watches(service.key.namespace):
         return False
     if service.load_balancer_class is None:
         return kubernetes.default_class
     return service.load_balancer_class == kubernetes.load_balancer_class
-
-
-def _is_watched(service: Service, kubernetes: Kubernetes) -> bool:
-    return not kubernetes.namespaces or service.key.namespace in kubernetes.namespaces

@@ -115,8 +115,7 @@ class RuleBook:
         if key is None:
             return NamedRule()
         found = self.judged.get(key)
-        is_watched = not self._kubernetes.namespaces or key.namespace in self._kubernetes.namespaces
-        return NamedRule(key, None if found is None else found[1], is_watched)
+        return NamedRule(key, None if found is None else found[1], self._kubernetes.watches(key.namespace))
 
     def broken_by(self, kubernetes: Kubernetes) -> tuple[str, ...]:
         """Return a sentence for each rule in force, of those that Services name, that would not be with `kubernetes`:

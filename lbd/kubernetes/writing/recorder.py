@@ -14,6 +14,7 @@ from lbd.kubernetes.api.api_error import ApiError
 from lbd.kubernetes.api.requests import MERGE_PATCH, Requests, utc_now
 from lbd.kubernetes.objects.kinds import L4Rule, Service
 from lbd.kubernetes.writing.event_book import About, EventBook, Note
+from lbd.kubernetes.writing.writer import REQUEST_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +23,6 @@ PER_S = 10.0
 """Events that are written a second, after a burst of BURST."""
 BURST = 50
 MAX_TRIES = 3
-_REQUEST_TIMEOUT_S = 4.0
 _RETRY_S = 2.0
 
 
@@ -145,7 +145,7 @@ class Recorder:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str | None = None
     ) -> dict[str, Any]:
         return await self._client.request(
-            method, path, body=body, content_type=content_type, timeout_s=_REQUEST_TIMEOUT_S
+            method, path, body=body, content_type=content_type, timeout_s=REQUEST_TIMEOUT_S
         )
 
     def _event(self, note: Note) -> dict[str, Any]:
