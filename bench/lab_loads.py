@@ -16,6 +16,8 @@ OPEN_LOOP_CONNECTIONS = 64
 PIPELINED = 16
 """Requests that one connection of the open-loop generator may have under way: one that is due does not wait for the
 answer before it."""
+LATENCY_TIMES = 3
+"""The slowest hundredth of 2 s is a matter of a few dozen milliseconds of the clients' CPU: it varies by half."""
 _SLACK_S = 30
 
 Put = Callable[[Testbed, Balancer, int], LoadResult]
@@ -23,13 +25,14 @@ Put = Callable[[Testbed, Balancer, int], LoadResult]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of load; `put` puts it on a balancer for some seconds.
+    """One kind of load; `put` puts it on a balancer for some seconds, `times` times a round.
 
     `put` raises ValueError, subprocess.SubprocessError or RuntimeError when the generator could not do its work.
     """
 
     name: str
     put: Put
+    times: int = 1
 
 
 def http(name: str, *, port: int = HTTP, path: str = "/", connections: int = CONNECTIONS, close: bool = False) -> Load:
@@ -120,7 +123,7 @@ def open_loop(name: str, per_second: float) -> Load:
         with log.open() as lines:
             return read_h2load(done.stdout, lines, asked, per_second)
 
-    return Load(name, put)
+    return Load(name, put, LATENCY_TIMES)
 
 
 def _url(balancer: Balancer) -> str:

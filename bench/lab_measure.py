@@ -82,9 +82,10 @@ def run_rounds(
     for number in range(rounds):
         for load, balancers in plan:
             tell(f"round {number + 1} of {rounds}: {load.name}")
-            first = number % len(balancers)
-            for balancer in [*balancers[first:], *balancers[:first]]:
-                report.add(balancer.name, load.name, try_load(bed, balancer, load, duration_s, report))
+            for turn in range(number, number + load.times):
+                first = turn % len(balancers)
+                for balancer in [*balancers[first:], *balancers[:first]]:
+                    report.add(balancer.name, load.name, try_load(bed, balancer, load, duration_s, report))
     tell("")
 
 

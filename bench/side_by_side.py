@@ -120,6 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, help="of each load in each round")
     parser.add_argument("--idle", type=int, help="how many idle connections")
+    parser.add_argument("--congestion-control", default="", help="of the lab's sockets (default: cubic, else reno)")
     parser.add_argument("--form", default="auto", choices=["auto", "compiled", "interpreted"], help="lbd's form")
     arguments = parser.parse_args()
     for name, thorough, quick in (("rounds", 5, 2), ("seconds", 2, 1), ("idle", 4000, 1000)):
@@ -142,7 +143,8 @@ def main() -> int:
         return 1
     report = Report()
     report.settings = {name: getattr(arguments, name) for name in ("rounds", "seconds", "idle")}
-    with Testbed(datagrams=True) as bed:
+    with Testbed(datagrams=True, congestion_control=arguments.congestion_control) as bed:
+        report.settings["congestion control"] = bed.congestion_control
         if arguments.features:
             return features.run(bed, arguments.form, arguments.rounds, arguments.seconds, report)
         chosen = [name for name in CHOICES if name in arguments.only.split(",")]
