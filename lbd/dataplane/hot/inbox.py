@@ -45,11 +45,11 @@ class Inbox:
         return NOTHING if port.error == errno.EAGAIN else FAILED
 
     def _room_for(self, sender_bytes: int, is_merging: bool) -> Messages:
-        """The kernel leaves behind how long a sender's address was, so each family has its own."""
+        """Each family has its own: the kernel leaves behind how long a sender's address was."""
         key = (sender_bytes, is_merging)
         messages = self._rooms.get(key)
         if messages is None:
-            messages = Messages(MERGED_SLOTS if is_merging else SLOTS, control=is_merging)
+            messages = Messages(MERGED_SLOTS if is_merging else SLOTS, sender_bytes, control=is_merging)
             self._rooms[key] = messages
         if is_merging:
             messages.renew_controls()
@@ -59,9 +59,9 @@ class Inbox:
         """Return the size of a datagram or piece."""
         return self._messages.size(slot)
 
-    def sender(self, slot: int, length: int) -> bytes:
-        """Return who sent it: the first `length` bytes of a sockaddr."""
-        return self._messages.name(slot, length)
+    def sender(self, slot: int) -> bytes:
+        """Return who sent it, as the beginning of a sockaddr."""
+        return self._messages.name(slot)
 
     def content(self, slot: int, size: int) -> bytes | memoryview:
         """Return its bytes."""

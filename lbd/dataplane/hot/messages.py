@@ -56,11 +56,14 @@ def _private_memory(size: int) -> tuple[mmap.mmap, int]:
 
 
 class Messages:
-    """Memory for `slots` datagrams; pages that were never used take none. With `control`, ancillary data has room."""
+    """Memory for `slots` datagrams; pages that were never used take none. The first `name_bytes` of an address tell one
+    client from another. With `control`, ancillary data has room."""
 
-    __slots__ = ("_controls", "_envelopes", "_heads", "_lengths", "_pack", "_room", "pointers", "slots", "views")
+    __slots__ = (
+        "_controls", "_envelopes", "_heads", "_lengths", "_names", "_pack", "_room", "pointers", "slots", "views",
+    )  # fmt: skip
 
-    def __init__(self, slots: int, *, control: bool = False) -> None:
+    def __init__(self, slots: int, name_bytes: int = NAME_BYTES, *, control: bool = False) -> None:
         self.slots: int = slots
         room, room_at = _private_memory(slots * _STRIDE)
         envelopes, envelopes_at = _private_memory(slots * ENVELOPE_BYTES)
@@ -76,6 +79,9 @@ class Messages:
         self.views: list[memoryview] = [whole[slot * _STRIDE :][:ROOM_BYTES] for slot in range(slots)]
         # Made once: to pass one costs nothing, to make one half a microsecond.
         self.pointers: list[Any] = [ctypes.c_void_p(heads_at + slot * HEAD_BYTES) for slot in range(slots)]
+        starts = [slot * ENVELOPE_BYTES + _NAME_OFFSET for slot in range(slots)]
+        # Made once: to make a slice costs more than to take it.
+        self._names: list[slice] = [slice(start, start + name_bytes) for start in starts]
         self._room: Any = room
         self._envelopes: Any = envelopes
         self._heads: Any = heads
@@ -94,10 +100,9 @@ class Messages:
         copied: bytes = self._room[start : start + size]
         return copied
 
-    def name(self, slot: int, length: int) -> bytes:
-        """Return the first `length` bytes of a slot's address."""
-        start = slot * ENVELOPE_BYTES + _NAME_OFFSET
-        name: bytes = self._envelopes[start : start + length]
+    def name(self, slot: int) -> bytes:
+        """Return a slot's address."""
+        name: bytes = self._envelopes[self._names[slot]]
         return name
 
     def address_to(self, slot: int, size: int, name: bytes) -> None:

@@ -148,7 +148,7 @@ class UdpListener(FlowHome):
         for slot in range(count):
             try:
                 size = inbox.size(slot)
-                sender = inbox.sender(slot, port.sender_bytes)
+                sender = inbox.sender(slot)
                 segment = 0
                 if is_merging:
                     segment = inbox.segment(slot, size)
