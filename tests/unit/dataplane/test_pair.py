@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from lbd.balancing.round_robin import RoundRobin
+from lbd.dataplane.hot.buffer import reader
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.reactor import Reactor
@@ -91,6 +93,38 @@ def test_messages_of_every_length_pass_as_they_are(talk: Conversation) -> None:
         data = os.urandom(length)
         talk.arrive(talk.client, talk.member, data)
         talk.arrive(talk.member, talk.client, data)
+
+
+def test_sockets_with_numbers_too_high_for_a_kept_reader_are_read_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+        for _ in range(2100):
+            stack.callback(os.close, os.dup(0))
+        talk = Conversation(stack)
+        assert reader(talk.connection.upstream.descriptor) is None
+        for data in (b"one", b"two", b"three"):
+            talk.arrive(talk.client, talk.member, data)
+            talk.arrive(talk.member, talk.client, data)
+
+
+def test_kept_reader_reads_what_is_open_under_its_number_now() -> None:
+    buffer = bytearray(100)
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(one) for one in socket.socketpair())
+        ours.setblocking(False)
+        read = reader(ours.fileno())
+        assert read(buffer) is None
+        theirs.send(b"first")
+        assert (read(buffer), buffer[:5]) == (5, b"first")
+        others = [stack.enter_context(one) for one in socket.socketpair()]
+        os.dup2(others[0].fileno(), ours.fileno())
+        others[1].send(b"second")
+        assert reader(ours.fileno()) is read
+        assert (read(buffer), buffer[:6]) == (6, b"second")
+        others[1].close()
+        assert read(buffer) == 0
 
 
 def test_bytes_that_were_held_leave_at_once(talk: Conversation) -> None:
