@@ -49,6 +49,7 @@ NOTHING_HELD: Final = bytearray()
 RECV_INTO: Final[Any] = _socket.socket.recv_into
 SEND: Final[Any] = _socket.socket.send
 WRITE: Final[Any] = os.write
+SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
 _SHUTDOWN: Final[Any] = _socket.socket.shutdown
 FLAGS: Final[object] = DONTWAIT
 
@@ -75,7 +76,7 @@ class Side(Handler):
 
     __slots__ = (
         "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "held", "is_blocking", "is_client",
-        "is_delaying", "pair", "peer", "read", "read_eof", "readable", "sock",
+        "is_delaying", "owes_ack", "pair", "peer", "read", "read_eof", "readable", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, descriptor: int, is_client: bool) -> None:
@@ -92,6 +93,7 @@ class Side(Handler):
         self.broken: bool = False  # reset: nothing more can be sent to it
         self.is_blocking: bool = is_client  # accept() leaves it so: each call has to say MSG_DONTWAIT
         self.has_spoken: bool = False  # something was read from it
+        self.owes_ack: bool = not is_client  # of the upstream's handshake: see `acknowledge`
         self.is_delaying: bool = not is_client  # without TCP_NODELAY, which clients' sockets inherit
 
     def link(self, peer: Side, pair: Pair) -> None:
@@ -134,6 +136,8 @@ class Side(Handler):
 
     def on_turn(self) -> None:
         """Go on after the others had their turn."""
+        if self.owes_ack:
+            self.acknowledge()
         if self.pair.state != CLOSED and self.readable:
             self.pump()
 
@@ -266,6 +270,12 @@ class Side(Handler):
         if self.is_delaying:
             self.is_delaying = False
             self.sock.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
+
+    def acknowledge(self) -> None:
+        """Have the kernel acknowledge this upstream's answer to our connect now, unless the client's bytes did."""
+        self.owes_ack = False
+        if self.pair.state == RELAYING and not self.peer.has_spoken:
+            SETSOCKOPT(self.sock, 6, 12, 1)  # IPPROTO_TCP, TCP_QUICKACK
 
     def hold(self, unsent: memoryview) -> None:
         """Keep bytes that this side's kernel did not take, until it is writable."""

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -22,13 +23,14 @@ from lbd.dataplane.hot.service import Member, Service, Settings
 from lbd.dataplane.hot.tally import Tally
 
 LIMIT_S = 5.0
+WAKE_MS = 50
 RESET = struct.pack("ii", 1, 0)
 
 
 class Conversation:
-    """A client, a member, and a relay between them that does nothing but in `turn`."""
+    """A client, a member, and a relay between them that does nothing but in `turn`. The client says `first` at once."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, first: bytes = b"") -> None:
         self._faults: list[BaseException] = []
         self.reactor = Reactor(lambda where, error: self._faults.append(error), 1000)
         stack.callback(self.reactor.poller.close)
@@ -44,17 +46,20 @@ class Conversation:
         address = listening.getsockname()
         self.relay.listen(1, 0, Lane(None, None), _socket.socket(fileno=listening.detach()), True)
         stack.callback(self.relay.abandon, 1)
+        waking = self.reactor.chore(lambda now_ms: now_ms + WAKE_MS)  # a turn without an event ends then
+        waking.due_ms = self.reactor.now_ms + WAKE_MS
         self.client = stack.enter_context(socket.create_connection(address, LIMIT_S))
-        for _ in range(3):
+        self.client.sendall(first)
+        for _ in range(2):
             self.turn()
-        server.settimeout(LIMIT_S)
+        server.setblocking(False)  # left to itself, the kernel would acknowledge 200 ms later
         self.member = stack.enter_context(server.accept()[0])
         self.member.settimeout(LIMIT_S)
         (self.connection,) = self.relay.connections(0)
 
     def turn(self) -> None:
-        """Handle one batch of events, and fail on a fault."""
-        self.reactor.on_readable(50)
+        """Handle one batch of events and the turns behind it, and fail on a fault."""
+        self.reactor.turn()
         assert not self._faults, self._faults
 
     def arrive(self, origin: socket.socket, target: socket.socket, data: bytes) -> None:
@@ -86,6 +91,24 @@ def test_sockets_are_set_up_for_more_when_the_client_says_a_second_thing(talk: C
     talk.arrive(talk.client, talk.member, b"two")
     assert (is_prompt(talk.connection), os.get_blocking(client.descriptor)) == (True, False)
     talk.arrive(talk.member, talk.client, b"answer")
+
+
+def segments_sent(sock: _socket.socket) -> int:
+    """Return how many segments a socket has sent (tcpi_segs_out of linux/tcp.h)."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 140)[136:], sys.byteorder)
+
+
+def test_a_member_hears_at_once_of_a_client_that_waits_for_its_greeting(talk: Conversation) -> None:
+    """Its accept() is the fixture's, which does not wait."""
+    talk.arrive(talk.member, talk.client, b"greeting")
+    assert segments_sent(talk.connection.upstream.sock) >= 2  # SYN and ACK
+
+
+def test_the_first_bytes_of_a_client_that_speaks_first_end_the_members_handshake() -> None:
+    with ExitStack() as stack:
+        talk = Conversation(stack, b"question")
+        assert talk.member.recv(100) == b"question"
+        assert segments_sent(talk.connection.upstream.sock) == 2  # SYN, then the bytes
 
 
 def test_messages_of_every_length_pass_as_they_are(talk: Conversation) -> None:
