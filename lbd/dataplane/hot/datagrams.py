@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import _socket
 import errno
-import io
 import os
 import struct
 import sys
 from typing import Any, Final
+
+from lbd.dataplane.hot.buffer import reader
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -68,7 +69,7 @@ class DatagramPort:
         self.segment: int = 0
         self.error: int = 0
         self.is_merging: bool = False
-        self._read: Any = None
+        self._read: Any = reader(self.descriptor)
         self.surplus: int = 0
 
     def inherit_merging(self) -> None:
@@ -99,12 +100,6 @@ class DatagramPort:
         self.segment = 0
         self.note(size)
         return size
-
-    def expect_many(self) -> None:
-        """Be read until nothing is left: a file's read says so by None, a socket's by an exception for 6,300
-        instructions. To make one costs two microseconds, so it is for flows that go on."""
-        if self._read is None:
-            self._read = io.FileIO(self.descriptor, "rb", closefd=False).readinto
 
     def note(self, size: int) -> None:
         """Notice whether datagrams are large, so that merging may pay."""

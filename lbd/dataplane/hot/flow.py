@@ -34,7 +34,7 @@ READS: Final = 64
 """How many datagrams of a bulk flow are moved before the others get their turn."""
 GREEDY: Final = 4
 """How many events in a row with a single answer end a flow's greed: to read on until nothing is left. A read that finds
-nothing costs 1.1 us, another event for what was left 0.5-2 us."""
+nothing costs a system call, another event for what was left two thirds of one to three."""
 SATED: Final = -32
 """How many events it then is not greedy for."""
 INET: Final = 2
@@ -227,8 +227,6 @@ class Flow(Entry):
                     if size == FAILED:
                         error = port.error
                     elif greed > 0:
-                        if self.is_established:
-                            port.expect_many()
                         self.greed = GREEDY if count > 1 else greed - 1 if greed > 1 else SATED
                     break
                 segment = port.segment
