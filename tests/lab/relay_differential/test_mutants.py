@@ -168,7 +168,9 @@ ALWAYS_SPLICED = Mutant("always_spliced", "\nBULK_BYTES: Final = 65536", "\nBULK
 """And so seldom for long: what is small ends it again."""
 
 
-@pytest.mark.parametrize("copy", [UNCHANGED, WITHOUT_SPLICE, WITH_A_SMALL_PIPE, ALWAYS_SPLICED], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "copy", [UNCHANGED, WITHOUT_SPLICE, WITH_A_SMALL_PIPE, ALWAYS_SPLICED], ids=lambda one: one.name
+)
 def test_harmless_copy_passes(loopback: Namespace, tmp_path: Path, copy: Mutant) -> None:
     """What the mutants are compared with: the same copy without a change, the same scripts; and what other kernels and
     loads make of it."""

@@ -92,7 +92,12 @@ def test_no_more_is_moved_than_was_asked_for(stack: ExitStack, pipe: Pipe) -> No
 def test_what_a_full_target_does_not_take_is_left_in_the_buffer_and_not_in_the_pipe(
     stack: ExitStack, pipe: Pipe
 ) -> None:
-    source, full, other, data = Way(stack), Way(stack), Way(stack), os.urandom(150_000)  # more than a segment that waits
+    source, full, other, data = (
+        Way(stack),
+        Way(stack),
+        Way(stack),
+        os.urandom(150_000),
+    )  # more than a segment that waits
     filled = full.fill()
     source.bring(data)
     moved = pipe.move(source.near.fileno(), full.near.fileno(), BUFFER_BYTES)
