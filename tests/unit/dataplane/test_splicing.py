@@ -37,7 +37,12 @@ class Way:
             select.select([self.near], [], [], 0.01)
 
     def fill(self) -> int:
-        """Send from the near end until its kernel takes no more; return how many bytes that were."""
+        """Send from the near end until its kernel takes no more; return how many bytes that were.
+
+        With fixed buffers, or there is soon room again.
+        """
+        self.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         filled, full_for = 0, 0
         while full_for < 5:
             try:
