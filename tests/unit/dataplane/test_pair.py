@@ -19,6 +19,7 @@ from lbd.balancing.round_robin import RoundRobin
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.meter import Meter
+from lbd.dataplane.hot.pair import RESET_DEADLINE_MS
 from lbd.dataplane.hot.reactor import BUFFER_BYTES, PENDING_LIMIT_BYTES, Reactor
 from lbd.dataplane.hot.relay import Relay
 from lbd.dataplane.hot.service import Member, Service, Settings
@@ -75,6 +76,15 @@ class Conversation:
         """Have bytes pass, as many at once as the kernels take."""
         self._move({origin: data}, {target: len(data)}, BUFFER_BYTES)
         assert self._arrived[target] == data
+
+    def receive(self, length: int) -> bytes:
+        """Return what comes to the client, which does not block, until so much has come."""
+        received = b""
+        while len(received) < length:
+            self.reactor.turn()
+            with contextlib.suppress(BlockingIOError):
+                received += self.client.recv(BUFFER_BYTES)
+        return received
 
     def end(self, says: bytes = b"") -> type[Exception] | None:
         """Return the error that ends the client's connection, while it says something; None for a FIN."""
@@ -236,15 +246,19 @@ def test_bulk_passes_in_both_directions_at_once_also_to_slow_readers(talk: Conve
 
 @pytest.mark.parametrize("ends", [False, True], ids=["goes_on", "ends"])
 def test_bulk_around_urgent_data_is_not_lost(talk: Conversation, pipe: None, ends: bool) -> None:
-    bulk = os.urandom(1_000_000)
-    talk.flow(talk.client, talk.member, bulk)
-    talk.client.sendall(b"before ")
+    bulk = os.urandom(60_000)
+    talk.flow(talk.client, talk.member, os.urandom(1_000_000))
+    assert talk.connection.client.is_bulk
+    talk.client.sendall(bulk)
     talk.client.send(b"!", socket.MSG_OOB)
     talk.client.sendall(b"behind")
     if ends:
         talk.client.shutdown(socket.SHUT_WR)
-    talk.turn()
-    assert talk.member.recv(100, socket.MSG_WAITALL if ends else 0) == b"before behind"
+    received = b""
+    while len(received) < len(bulk) + 6:
+        talk.reactor.turn()
+        received += talk.member.recv(BUFFER_BYTES)
+    assert received == bulk + b"behind"
     if not ends:
         talk.flow(talk.client, talk.member, bulk)
 
@@ -263,7 +277,7 @@ def test_spliced_bytes_are_counted_and_come_out_of_the_throughput(talk: Conversa
     assert talk.counters[SENT_BYTES] == len(first) + len(data)
 
 
-def test_memory_held_for_slow_peers_makes_splices_small_too(talk: Conversation, pipe: None) -> None:
+def test_bulk_waits_while_the_memory_for_slow_peers_is_used_up(talk: Conversation, pipe: None) -> None:
     talk.flow(talk.member, talk.client, os.urandom(1_000_000))
     talk.reactor.hold(PENDING_LIMIT_BYTES)  # for others
     talk.member.sendall(bytes(100_000))
@@ -273,9 +287,29 @@ def test_memory_held_for_slow_peers_makes_splices_small_too(talk: Conversation, 
     with pytest.raises(BlockingIOError):
         talk.client.recv(1)
     talk.reactor.hold(-PENDING_LIMIT_BYTES)
-    talk.client.settimeout(LIMIT_S)
-    talk.reactor.turn()
-    assert talk.client.recv(100_000, socket.MSG_WAITALL) == bytes(100_000)
+    assert talk.receive(100_000) == bytes(100_000)
+
+
+def test_reads_that_are_made_small_make_splices_small(talk: Conversation, pipe: None) -> None:
+    talk.flow(talk.member, talk.client, os.urandom(1_000_000))
+    talk.reactor.hold(PENDING_LIMIT_BYTES // 2)  # for others
+    talk.arrive(talk.member, talk.client, bytes(60_000))
+    assert not talk.connection.upstream.is_bulk
+    talk.reactor.hold(-PENDING_LIMIT_BYTES // 2)
+
+
+def test_bulk_of_a_member_that_failed_arrives_before_the_reset(talk: Conversation, pipe: None) -> None:
+    """Its end is not in what it sent: it was noticed otherwise."""
+    talk.flow(talk.member, talk.client, os.urandom(1_000_000))
+    talk.member.sendall(bytes(100_000))
+    while unsent(talk.member):
+        pass
+    talk.connection.upstream.failed()
+    talk.client.setblocking(False)
+    assert talk.receive(100_000) == bytes(100_000)
+    began_s = time.monotonic()
+    assert talk.end() is ConnectionResetError
+    assert time.monotonic() - began_s < RESET_DEADLINE_MS / 2000
 
 
 def test_fin_behind_bulk_passes_and_the_other_direction_goes_on(talk: Conversation, pipe: None) -> None:
@@ -296,12 +330,7 @@ def test_bulk_before_a_reset_arrives_and_then_the_reset(talk: Conversation, pipe
         pass
     talk.member.close()
     talk.client.setblocking(False)
-    received = b""
-    while len(received) < len(last):
-        talk.reactor.turn()
-        with contextlib.suppress(BlockingIOError):
-            received += talk.client.recv(BUFFER_BYTES)
-    assert received == last
+    assert talk.receive(len(last)) == last
     assert talk.end() is ConnectionResetError
 
 
