@@ -21,6 +21,9 @@ sys.path.insert(0, str(ROOT))
 from lbd.form import HOT_MODULES, MANIFEST_NAME, source_path  # noqa: E402  (needs the path above)
 
 GROUP = "lbd_hot"
+DIRECT_CALLS = ["-fvisibility=hidden", "-fno-semantic-interposition", "-fno-plt"]
+"""mypyc's functions are global symbols of a shared object, which another one might replace: without these each call of
+one by another goes through a table, and none is inlined (2 to 3 % of the relay's CPU)."""
 
 
 class BuildCompiledApart(build_ext):
@@ -61,6 +64,7 @@ def hot_extensions() -> list[Any]:
     extensions = mypycify(["--strict", *paths], opt_level="3", group_name="lbd")
     for extension in extensions:
         extension.optional = True  # no C compiler: go on without
+        extension.extra_compile_args += DIRECT_CALLS
     return list(extensions)
 
 

@@ -47,8 +47,8 @@ HTTP, DNS, DNS_ONE, BULK, BULK_UDP = 80, 53, 54, 5201, 5202
 HTTP_BEHIND_HEADER = 81
 """Where the Pods want a PROXY protocol header first."""
 CONGESTION_CONTROLS = ("cubic", "reno")
-"""Linux's default, or, where a namespace of one's own may not choose it, what needs no permission. Without a loss, and the
-lab has none, they do the same. A machine's own choice may be BBR, which paces each flow by a timer: with it every
+"""Linux's default, or, where a namespace of one's own may not choose it, what needs no permission. Without a loss, and
+the lab has none, they do the same. A machine's own choice may be BBR, which paces each flow by a timer: with it every
 balancer moves less than half as much, and most of its CPU is the timers'."""
 _FIRST_EXTRA_ADDRESS = 20
 ALL_CPUS = set(os.sched_getaffinity(0))

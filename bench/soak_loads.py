@@ -27,12 +27,14 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends a rese
 
 
 class MixedLoad:
-    """Everything that happens to lbd in the soak. `errors` and `done` count by load; `faults` are sentences."""
+    """Everything that happens to lbd in the soak. `done`, `errors` and `lost` (queries not answered) count by load;
+    `faults` are sentences."""
 
     def __init__(self, bed: Testbed, daemon: SoakDaemon, loads: list[Load]) -> None:
         """Describe the load; `start` starts it."""
         self.errors: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
         self.faults: list[str] = []
         self._bed = bed
         self._daemon = daemon
@@ -69,16 +71,17 @@ class MixedLoad:
         except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
             self.faults.append(f"{name} stopped: {error!r} {getattr(error, 'stderr', '')}")
 
-    def _count(self, name: str, done: int, errors: int) -> None:
+    def _count(self, name: str, done: int, errors: int, lost: int = 0) -> None:
         with self._lock:
             self.done[name] += done
             self.errors[name] += errors
+            self.lost[name] += lost
 
     def _generate(self, load: Load) -> None:
         while not self._stopping.is_set():
             try:
                 result = load.put(self._bed, self._daemon.lbd, SLICE_S)
-                self._count(load.name, result.operations, result.errors + result.lost)
+                self._count(load.name, result.operations, result.errors, result.lost)
             except (ValueError, subprocess.SubprocessError) as error:
                 self._count(load.name, 0, 1)
                 self.faults.append(f"{load.name}: {error}")

@@ -8,10 +8,12 @@ import time
 from random import random
 from typing import Any, Final
 
+from mypy_extensions import i64
+
 from lbd.dataplane.hot.arrival import DIALLING, Arrival
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.lane import Lane
-from lbd.dataplane.hot.pair import CLOSED, CONNECTING, LINGER_RESET, NOBODY, NOTHING_HELD, RELAYING, Side
+from lbd.dataplane.hot.pair import CLOSED, CONNECTING, LINGER_RESET, NOBODY, NOTHING_HELD, RELAYING, SETSOCKOPT, Side
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EDGE_MASK, EPOLLERR, EPOLLHUP, EPOLLOUT, READABLE, Reactor
 from lbd.dataplane.hot.service import LOCAL, REFUSED, RESET, TIMED_OUT, UNREACHABLE, Member, Service
@@ -142,6 +144,9 @@ class Connection(Arrival):
                 sock.setsockopt(level, option, value)
             if settings.transparent:
                 be_transparent(sock, member.family, self.client_address[0])
+            SETSOCKOPT(
+                sock, 6, 12, 0
+            )  # IPPROTO_TCP, TCP_QUICKACK: the client's bytes may carry the handshake's last ACK
             error_number: int = _CONNECT_EX(sock, member.address)
         except OSError as error:
             error_number = error.errno or errno.EINVAL
@@ -197,6 +202,8 @@ class Connection(Arrival):
                 self.pass_fin(self.client)
             elif self.client.readable:
                 self.client.pump()
+            else:
+                self.reactor.again(upstream)  # acknowledges, if the rest of this batch brings nothing to send
             if self.state == RELAYING and events & READABLE:
                 upstream.note_readable(events)
                 upstream.pump()
@@ -250,8 +257,7 @@ class Connection(Arrival):
         member = self.member
         if upstream is not NOBODY:
             self.reactor.close(upstream.descriptor, upstream.sock)
-            upstream.descriptor = -1  # soon another socket's
-            upstream.peer = NOBODY
+            upstream.leave()
             self.upstream = NOBODY
         if member is not None:
             self.service.member_closed(member)
@@ -262,7 +268,7 @@ class Connection(Arrival):
         self.service.tally.add(UNSERVED, 1)
         self.close(True)
 
-    def count(self, from_client: bool, received: int, sent: int) -> None:
+    def count(self, from_client: bool, received: i64, sent: i64) -> None:
         """Count bytes: `received` by us from the client, or `sent` by us to it."""
         self.active_ms = self.reactor.now_ms
         if sent:
@@ -290,9 +296,9 @@ class Connection(Arrival):
             member_tally.mark()
             service_tally.mark()
 
-    def count_header(self, sent: int) -> int:
+    def count_header(self, sent: i64) -> i64:
         """Return how many of the bytes that the member took were the client's, not our header's."""
-        of_header = min(sent, self.header_left)
+        of_header: i64 = min(sent, self.header_left)
         self.header_left -= of_header
         return sent - of_header
 
@@ -384,8 +390,7 @@ class Connection(Arrival):
         tally = self.service.tally
         tally.active -= 1
         tally.mark()
-        client.descriptor = -1
-        client.peer = NOBODY
+        client.leave()
         self.client = NOBODY
 
 

@@ -1,9 +1,9 @@
-"""A datagram socket: what it receives lies in the shared buffer, many datagrams of one sender at once where that pays.
+"""A datagram socket, which moves many datagrams of one sender at once where that pays.
 
 With UDP_GRO the kernel hands over datagrams of one size that came one after another as one piece, with UDP_SEGMENT it
 takes such a piece and sends it as datagrams again (udp(7), Linux 5.0): a bulk flow costs one system call each way
-instead of dozens, and every boundary stays. But a socket that may get pieces has to be read with recvmsg, which costs
-0.3-0.7 us more than recvfrom or recv, of 12 us that a DNS query costs in all. So merging is switched on only when many
+instead of dozens, and every boundary stays. But a socket that may get pieces has to be read with ancillary data, which
+costs 0.3-0.7 us more than without, of 12 us that a DNS query cost in all. So merging is switched on only when many
 large datagrams have come. It is never switched off again: the kernel would hand over the pieces that wait then without
 saying how large their datagrams are.
 
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import _socket
 import errno
+import io
 import os
 import struct
 import sys
 from typing import Any, Final
-
-from lbd.dataplane.hot.buffer import BUFFER, VIEW, start_of_buffer
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -36,14 +35,14 @@ NOTHING: Final = -1
 FAILED: Final = -2
 
 _BYTE_ORDER: Final[Any] = sys.byteorder
-_BUFFERS: Final = [BUFFER]
+_NAMES: Final = {_socket.AF_INET: 8, _socket.AF_INET6: 28}
+"""The family, port and address of a sockaddr_in, and all of a sockaddr_in6 (ip(7), ipv6(7))."""
 _ANCILLARY_BYTES: Final = 64
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 _MAX_ERRORS: Final = 64
 _ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_DONTWAIT
 # Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
 _RECV_INTO: Final[Any] = _socket.socket.recv_into
-_RECVFROM_INTO: Final[Any] = _socket.socket.recvfrom_into
 _RECVMSG_INTO: Final[Any] = _socket.socket.recvmsg_into
 _SEND: Final[Any] = _socket.socket.send
 _SENDTO: Final[Any] = _socket.socket.sendto
@@ -55,60 +54,70 @@ _DONTWAIT: Final[object] = _FLAGS
 class DatagramPort:
     """One socket, which does not block.
 
-    After `receive`: `segment` is the size of each datagram of a merged piece but the last, which may be shorter (0: it
-    was a single one); `sender` who sent it, unless the socket `is_connected`; `error` the errno of a failure.
+    After `receive`, `segment` is the size of each datagram of a merged piece but the last, which may be shorter (0: it
+    was a single one), or `error` the errno of a failure. `sender_bytes` is how much of a sockaddr names a sender,
+    `surplus` how many more large datagrams than small ones were noted.
     """
 
-    __slots__ = (
-        "_is_merging", "_surplus", "descriptor", "error", "is_connected", "segment", "sender", "sock",
-    )  # fmt: skip
+    __slots__ = ("_read", "descriptor", "error", "is_merging", "segment", "sender_bytes", "sock", "surplus")
 
-    def __init__(self, sock: _socket.socket, is_connected: bool) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock: _socket.socket = sock
         self.descriptor: int = sock.fileno()
-        self.is_connected: bool = is_connected
+        self.sender_bytes: int = _NAMES[sock.family]
         self.segment: int = 0
-        self.sender: Any = None
         self.error: int = 0
-        self._surplus: int = 0
-        self._is_merging: bool = False
+        self.is_merging: bool = False
+        self._read: Any = None
+        self.surplus: int = 0
 
     def inherit_merging(self) -> None:
         """Go on as another process that has or had this socket left it: what waits may be merged."""
         try:
-            self._is_merging = self.sock.getsockopt(SOL_UDP, UDP_GRO) != 0
+            self.is_merging = self.sock.getsockopt(SOL_UDP, UDP_GRO) != 0
         except OSError:
-            self._is_merging = False  # this kernel has no UDP_GRO
+            self.is_merging = False  # this kernel has no UDP_GRO
 
-    def receive(self) -> int:
-        """Receive into the shared buffer; return the size (0 is a datagram too), NOTHING or FAILED."""
+    def receive(self, room: memoryview) -> int:
+        """Receive from where the socket is connected; return the size (0 is a datagram too), NOTHING or FAILED."""
         size: int
         try:
-            if self._is_merging:
-                return self._receive_merged()
-            if self.is_connected:
-                size = _RECV_INTO(self.sock, BUFFER)
+            if self.is_merging:
+                return self._receive_merged(room)
+            if self._read is None:
+                size = _RECV_INTO(self.sock, room)
             else:
-                # With its types, the pair is taken apart in C.
-                origin: tuple[int, object] = _RECVFROM_INTO(self.sock, BUFFER)
-                size, self.sender = origin
+                answer: object = self._read(room)
+                if not isinstance(answer, int):
+                    return NOTHING
+                size = answer
         except BlockingIOError:
             return NOTHING
         except OSError as error:
             self.error = error.errno or errno.EIO
             return FAILED
         self.segment = 0
-        if size >= BIG_BYTES:
-            self._surplus += 1
-            if self._surplus >= BIG_SURPLUS:
-                self._start_merging()
-        elif self._surplus > 0:
-            self._surplus -= 1
+        self.note(size)
         return size
 
-    def _receive_merged(self) -> int:
+    def expect_many(self) -> None:
+        """Be read until nothing is left: a file's read says so by None, a socket's by an exception for 6,300
+        instructions. To make one costs two microseconds, so it is for flows that go on."""
+        if self._read is None:
+            self._read = io.FileIO(self.descriptor, "rb", closefd=False).readinto
+
+    def note(self, size: int) -> None:
+        """Notice whether datagrams are large, so that merging may pay."""
+        if size >= BIG_BYTES:
+            self.surplus += 1
+            if self.surplus >= BIG_SURPLUS:
+                self._start_merging()
+        elif self.surplus > 0:
+            self.surplus -= 1
+
+    def _receive_merged(self, room: memoryview) -> int:
         size: int
-        size, ancillary, _flags, self.sender = _RECVMSG_INTO(self.sock, _BUFFERS, _ANCILLARY_BYTES, _DONTWAIT)
+        size, ancillary, _flags, _sender = _RECVMSG_INTO(self.sock, [room], _ANCILLARY_BYTES, _DONTWAIT)
         self.segment = 0
         for level, kind, value in ancillary:
             if level == SOL_UDP and kind == UDP_GRO:
@@ -120,44 +129,43 @@ class DatagramPort:
     def _start_merging(self) -> None:
         try:
             self.sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-            self._is_merging = True
+            self.is_merging = True
         except OSError:
-            self._surplus = -RETRY_DATAGRAMS  # this kernel has no UDP_GRO
+            self.surplus = -RETRY_DATAGRAMS  # this kernel has no UDP_GRO
 
-    def send(self, start: int, end: int, segment: int) -> int:
-        """Send that part of the shared buffer to where the socket is connected; return 0 or an errno.
+    def send(self, content: bytes | memoryview, segment: int) -> int:
+        """Send to where the socket is connected; return 0 or an errno.
 
         Of a merged piece only a part may have been sent then; its first datagrams, never pieces of one.
         """
         try:
-            if segment and end - start > segment:
-                return self._send_merged(start, end, segment, None)
-            if start == 0 and end > 0:  # to write nothing would send nothing
-                _WRITE(self.descriptor, start_of_buffer(end))
+            if segment and len(content) > segment:
+                return self._send_merged(memoryview(content), segment, None)
+            if content:
+                _WRITE(self.descriptor, content)
             else:
-                _SEND(self.sock, VIEW[start:end], _DONTWAIT)
+                _SEND(self.sock, content, _DONTWAIT)  # to write nothing would send nothing
         except OSError as error:
             return error.errno or errno.EIO
         return 0
 
-    def send_to(self, end: int, segment: int, address: Any) -> int:
-        """Send the shared buffer up to `end` to an address; return as `send` does."""
+    def send_merged_to(self, content: memoryview, segment: int, address: Any) -> int:
+        """Send a merged piece to an address; return as `send` does."""
         try:
-            if segment and end > segment:
-                return self._send_merged(0, end, segment, address)
-            _SENDTO(self.sock, start_of_buffer(end), address)
+            return self._send_merged(content, segment, address)
         except OSError as error:
             return error.errno or errno.EIO
-        return 0
 
-    def _send_merged(self, start: int, end: int, segment: int, address: Any) -> int:
+    def _send_merged(self, content: memoryview, segment: int, address: Any) -> int:
+        start = 0
+        end = len(content)
         piece = segment * MAX_SEGMENTS
         size = _SEGMENT_SIZE.pack(segment)
         while start < end:
             stop = min(start + piece, end)
             if stop - start > segment:
                 try:
-                    self.sock.sendmsg([VIEW[start:stop]], [(SOL_UDP, UDP_SEGMENT, size)], _FLAGS, address)
+                    self.sock.sendmsg([content[start:stop]], [(SOL_UDP, UDP_SEGMENT, size)], _FLAGS, address)
                     start = stop
                     continue
                 except OSError as error:
@@ -167,9 +175,9 @@ class DatagramPort:
                     piece = segment
                     stop = start + segment
             if address is None:
-                _SEND(self.sock, VIEW[start:stop], _DONTWAIT)
+                _SEND(self.sock, content[start:stop], _DONTWAIT)
             else:
-                _SENDTO(self.sock, VIEW[start:stop], _DONTWAIT, address)
+                _SENDTO(self.sock, content[start:stop], _DONTWAIT, address)
             start = stop
         return 0
 

@@ -15,7 +15,6 @@ import _socket
 import errno
 from typing import Any, Final
 
-from lbd.dataplane.hot.buffer import VIEW
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.client_log import FAULT, RESPONSES, SUPERSEDED, UNREACHABLE
 from lbd.dataplane.hot.connection import KINDS, NONE_TRIED, be_transparent
@@ -24,6 +23,7 @@ from lbd.dataplane.hot.entrance import Entrance
 from lbd.dataplane.hot.idle_order import Entry, IdleOrder
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import MAX_THROUGHPUT
+from lbd.dataplane.hot.outbox import Outbox
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EPOLLERR, EPOLLIN, Reactor
 from lbd.dataplane.hot.service import LOCAL, Member, Service
@@ -59,12 +59,21 @@ DROPPED: Final = (
 class FlowHome(Entrance):
     """What a flow needs of the socket that its client reaches the service through."""
 
-    __slots__ = ("flows", "order", "port")
+    __slots__ = ("flows", "order", "outbox", "port")
 
-    def __init__(self, reactor: Reactor, service: Service, lane: Lane, identity: int, sock: _socket.socket) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        service: Service,
+        lane: Lane,
+        identity: int,
+        sock: _socket.socket,
+        outbox: Outbox,
+    ) -> None:
         Entrance.__init__(self, reactor, service, lane, identity, sock)
         sock.setblocking(False)
-        self.port: DatagramPort = DatagramPort(sock, False)
+        self.port: DatagramPort = DatagramPort(sock)
+        self.outbox: Outbox = outbox
         self.flows: dict[Any, Flow] = {}
         self.order: IdleOrder = IdleOrder(service.settings.idle_ms)
 
@@ -73,17 +82,19 @@ class FlowHome(Entrance):
 
 
 class Flow(Entry):
-    """One flow. `client` is its address as the socket says it, `key` its place among the flows of its home."""
+    """One flow. `sender` is its client's address as the kernel writes it, `client` as Python does, `key` its place
+    among the flows of its home."""
 
     __slots__ = (
         "asked_ms", "awaited", "batch", "client", "entry", "greed", "has_place", "home", "is_closed", "is_introduced",
-        "key", "member", "port", "tried", "tried_version",
+        "key", "member", "port", "sender", "tried", "tried_version",
     )  # fmt: skip
 
-    def __init__(self, home: FlowHome, key: Any, client: Any) -> None:
+    def __init__(self, home: FlowHome, key: Any, sender: bytes, client: Any) -> None:
         Entry.__init__(self)
         self.home: FlowHome = home
         self.key: Any = key
+        self.sender: bytes = sender
         self.client: Any = client
         self.member: Member | None = None
         self.port: DatagramPort | None = None
@@ -143,7 +154,7 @@ class Flow(Entry):
             sock.close()
             return error.errno or errno.EINVAL
         reactor.sockets += 1
-        port = DatagramPort(sock, True)
+        port = DatagramPort(sock)
         self.port = port
         self.member = member
         self.asked_ms = 0
@@ -156,8 +167,8 @@ class Flow(Entry):
         reactor.add(port.descriptor, self, EPOLLIN)
         return 0
 
-    def forward(self, size: int, segment: int, count: int) -> None:
-        """Send what lies in the shared buffer, `count` datagrams, to the member; to another one if that fails."""
+    def forward(self, content: bytes | memoryview, segment: int, count: int) -> None:
+        """Send `count` datagrams, merged if it is more than one, to the member; to another one if that fails."""
         home = self.home
         member = self.member
         now_ms = home.reactor.now_ms
@@ -166,17 +177,17 @@ class Flow(Entry):
             if self.is_closed:
                 return
         home.order.asked(self, now_ms)
-        error = self.send(size, segment)
+        error = self.send(content, segment)
         tries = 1
         while error:
             if error in DROPPED or not self.failed(error) or tries >= MOST_TRIES:
                 return
-            error = self.send(size, segment)
+            error = self.send(content, segment)
             tries += 1
         member = self.member
         if member is not None:
             tally = member.tally
-            tally.received_bytes += size
+            tally.received_bytes += len(content)
             tally.received_datagrams += count
             if not tally.dirty:
                 tally.mark()
@@ -184,22 +195,22 @@ class Flow(Entry):
         if responses:
             self.awaited += count * responses
 
-    def send(self, size: int, segment: int) -> int:
-        """Send the shared buffer to the member, behind the header if that is due; return 0 or an errno."""
+    def send(self, content: bytes | memoryview, segment: int) -> int:
+        """Send to the member, behind the header if that is due; return 0 or an errno."""
         port = self.port
         assert port is not None
         if self.is_introduced:
-            return port.send(0, size, segment)
+            return port.send(content, segment)
         settings = self.home.service.settings
         address: tuple[str, int] = (self.client[0], self.client[1])
         header = make_header(settings.proxy_version, address, settings.address, datagram=True)
-        first = segment if segment else size
+        first = segment if segment else len(content)
         try:
-            port.sock.send(header + bytes(VIEW[:first]))
+            port.sock.send(header + bytes(content[:first]))
         except OSError as error:
             return error.errno or errno.EIO
         self.is_introduced = True
-        return port.send(first, size, segment) if first < size else 0
+        return port.send(content[first:], segment) if first < len(content) else 0
 
     def on_event(self, events: int) -> None:
         """The member has answered, or cannot be reached."""
@@ -209,12 +220,15 @@ class Flow(Entry):
         error = port.pending_error() if events & EPOLLERR else 0
         if events & EPOLLIN:
             greed = self.greed
+            outbox = self.home.outbox
             for count in range(READS):
-                size = port.receive()
+                size = port.receive(outbox.room())
                 if size < 0:
                     if size == FAILED:
                         error = port.error
                     elif greed > 0:
+                        if self.is_established:
+                            port.expect_many()
                         self.greed = GREEDY if count > 1 else greed - 1 if greed > 1 else SATED
                     break
                 segment = port.segment
@@ -237,7 +251,7 @@ class Flow(Entry):
         self.batch = batch
 
     def answer(self, size: int, segment: int) -> None:
-        """Send what lies in the shared buffer to the client."""
+        """Send what lies in the outbox to the client."""
         home = self.home
         service = home.service
         member = self.member
@@ -262,16 +276,24 @@ class Flow(Entry):
                 service.tally.add(REJECTED + MAX_THROUGHPUT, count)
                 return
             meter.spend(size)
-        if home.port.send_to(size, segment, self.client) == 0:
-            tally = service.tally
-            tally.sent_bytes += size
-            tally.sent_datagrams += count
-            if not tally.dirty:
-                tally.mark()
+        if count == 1:
+            home.outbox.add(home.port, service.tally, size, self.sender)
+        else:
+            self.answer_merged(size, segment, count)
         if service.settings.responses:
             self.awaited -= count
             if self.awaited <= 0:
                 self.end_for(RESPONSES)
+
+    def answer_merged(self, size: int, segment: int, count: int) -> None:
+        """Send a piece of several datagrams, behind what came before."""
+        home = self.home
+        home.outbox.flush()
+        if home.port.send_merged_to(home.outbox.content()[:size], segment, self.client) == 0:
+            tally = home.service.tally
+            tally.sent_bytes += size
+            tally.sent_datagrams += count
+            tally.mark()
 
     def failed(self, error: int) -> bool:
         """The member cannot be reached: move to another one; False if there is none, and the flow has ended."""
@@ -318,7 +340,7 @@ class Flow(Entry):
         if service.settings.per_packet and member is not None:
             flows = self.home.flows
             flows.pop(self.key, None)
-            self.key = (self.client, member.slot)
+            self.key = (self.sender, member.slot)
             other = flows.get(self.key)
             if other is not None:
                 other.end_for(SUPERSEDED)

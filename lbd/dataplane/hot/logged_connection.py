@@ -54,7 +54,7 @@ class LoggedConnection(Connection):
         self.connect_us = time.monotonic_ns() // 1000 - self.dialled_us
         Connection.established(self)
 
-    def count(self, from_client: bool, received: int, sent: int) -> None:
+    def count(self, from_client: bool, received: i64, sent: i64) -> None:
         """Count the bytes for the log too."""
         if from_client:
             self.received_bytes += received

@@ -21,8 +21,8 @@ class LoggedFlow(Flow):
         "began_ms", "ending", "is_answering", "log", "received_bytes", "sent_before", "sent_bytes", "served_by",
     )  # fmt: skip
 
-    def __init__(self, home: FlowHome, key: Any, client: Any, log: ClientLog) -> None:
-        Flow.__init__(self, home, key, client)
+    def __init__(self, home: FlowHome, key: Any, sender: bytes, client: Any, log: ClientLog) -> None:
+        Flow.__init__(self, home, key, sender, client)
         self.log: ClientLog = log
         self.began_ms: int = home.reactor.now_ms
         self.ending: int = IDLE
@@ -39,13 +39,14 @@ class LoggedFlow(Flow):
             self.served_by = member
         return error
 
-    def forward(self, size: int, segment: int, count: int) -> None:
+    def forward(self, content: bytes | memoryview, segment: int, count: int) -> None:
         """Count what the client has sent."""
-        self.received_bytes += size
-        Flow.forward(self, size, segment, count)
+        self.received_bytes += len(content)
+        Flow.forward(self, content, segment, count)
 
     def answer(self, size: int, segment: int) -> None:
-        """Count what has reached the client: it may not be all, and the flow may end with it."""
+        """Count what has reached the client: it may not be all, and the flow may end with it. So nothing waits here."""
+        self.home.outbox.flush()
         self.sent_before = self.home.service.tally.sent_bytes
         self.is_answering = True
         Flow.answer(self, size, segment)
@@ -55,6 +56,7 @@ class LoggedFlow(Flow):
         """Add what the service has sent since the answer came."""
         if self.is_answering:
             self.is_answering = False
+            self.home.outbox.flush()
             self.sent_bytes += self.home.service.tally.sent_bytes - self.sent_before
 
     def end_for(self, why: int) -> None:

@@ -23,7 +23,9 @@ import struct
 import termios
 from typing import Any, Final
 
-from lbd.dataplane.hot.buffer import BUFFER, VIEW, start_of_buffer
+from mypy_extensions import i64
+
+from lbd.dataplane.hot.buffer import BUFFER, VIEW, reader, start_of_buffer
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.reactor import (
     BUFFER_BYTES,
@@ -54,8 +56,13 @@ NOTHING_HELD: Final = bytearray()
 RECV_INTO: Final[Any] = _socket.socket.recv_into
 SEND: Final[Any] = _socket.socket.send
 WRITE: Final[Any] = os.write
+SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
 _SHUTDOWN: Final[Any] = _socket.socket.shutdown
 FLAGS: Final[object] = DONTWAIT
+
+# What a read or a write returns beside a number of bytes.
+DRY: Final = -1
+LOST: Final = -2
 
 # States of a pair.
 CONNECTING: Final = 0
@@ -76,13 +83,14 @@ class Side(Handler):
 
     __slots__ = (
         "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "held", "is_blocking", "is_bulk",
-        "is_client", "is_delaying", "pair", "peer", "read_eof", "readable", "sock",
+        "is_client", "is_delaying", "owes_ack", "pair", "peer", "read", "read_eof", "readable", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, descriptor: int, is_client: bool) -> None:
         self.sock: _socket.socket = sock
         self.descriptor: int = descriptor
         self.is_client: bool = is_client
+        self.read: Any = None if is_client else reader(descriptor)  # of one that does not block
         self.held: bytearray = NOTHING_HELD  # received from the peer, not yet taken by this side's kernel
         self.full: bool = False  # `held` is not empty
         self.readable: bool = False
@@ -93,12 +101,19 @@ class Side(Handler):
         self.is_blocking: bool = is_client  # accept() leaves it so: each call has to say MSG_DONTWAIT
         self.is_bulk: bool = False  # what it sends is spliced
         self.has_spoken: bool = False  # something was read from it
+        self.owes_ack: bool = not is_client  # of the upstream's handshake: see `acknowledge`
         self.is_delaying: bool = not is_client  # without TCP_NODELAY, which clients' sockets inherit
 
     def link(self, peer: Side, pair: Pair) -> None:
         """Make this one of the sides of `pair`."""
         self.peer: Side = peer
         self.pair: Pair = pair
+
+    def leave(self) -> None:
+        """The descriptor is closed with this batch, and soon another socket's."""
+        self.descriptor = -1
+        self.read = None
+        self.peer = NOBODY
 
     def on_event(self, events: int) -> None:
         """Handle an edge: note it, then move what can be moved."""
@@ -129,6 +144,8 @@ class Side(Handler):
 
     def on_turn(self) -> None:
         """Go on after the others had their turn."""
+        if self.owes_ack:
+            self.acknowledge()
         if self.pair.state != CLOSED and self.readable:
             self.pump()
 
@@ -157,61 +174,38 @@ class Side(Handler):
         if peer.full or self.read_eof or (pair.state != RELAYING and not self.broken):
             return
         reactor = pair.reactor
-        size: int = reactor.read_bytes
+        size: i64 = reactor.read_bytes
         meter = pair.meter
-        received: int = 0
-        moved: int = 0
-        sent: int = 0
+        moved: i64 = 0
         splices: bool = self.is_bulk and self.may_splice()
         while moved < TURN_BYTES:
             if size == 0:
                 reactor.starved.append(self)
                 break
             if meter is not None:
-                size = min(size, meter.allowance(reactor.now_ms))
-                if size <= 0:
-                    meter.wait(self)
-                    break
+                allowance = meter.allowance(reactor.now_ms)
+                if allowance < size:
+                    size = allowance
+                    if size <= 0:
+                        meter.wait(self)
+                        break
             if splices:
-                received = self.splice(size)
-                if received < 0:
+                passed = self.splice(size)
+                if passed < 0:
                     break
-                moved += received
+                moved += passed
                 if moved < LEAST_BULK_BYTES:
                     splices = self.is_bulk = False
-                if received:
+                if passed:
                     continue
-            try:
-                if size != BUFFER_BYTES:
-                    received = RECV_INTO(self.sock, BUFFER, size, FLAGS)
-                elif self.is_blocking:
-                    received = RECV_INTO(self.sock, BUFFER, 0, FLAGS)
-                else:
-                    received = RECV_INTO(self.sock, BUFFER)
-            except BlockingIOError:
-                self.readable = False
-                if self.broken:
-                    pair.drained(self)
-                break
-            except OSError:
-                if self.broken:  # it was noticed by something that leaves the error to be read, such as shutdown()
-                    pair.drained(self)
-                else:
-                    self.failed()
-                break
-            if received == 0:
-                self.on_eof()
+            received = self.receive(size)
+            if received <= 0:
+                self.stopped(received)
                 break
             if self.is_blocking:
                 self.speak()
-            try:
-                if peer.is_blocking:
-                    sent = SEND(peer.sock, start_of_buffer(received), FLAGS)
-                else:
-                    sent = WRITE(peer.descriptor, start_of_buffer(received))
-            except BlockingIOError:
-                sent = 0
-            except OSError:
+            sent = peer.send(received)
+            if sent < 0:
                 peer.hold(VIEW[:received])  # still there if the connection can be retried elsewhere
                 pair.count(self.is_client, received, 0)
                 peer.failed()
@@ -235,6 +229,54 @@ class Side(Handler):
         else:
             reactor.again(self)
 
+    def receive(self, size: i64) -> i64:
+        """Read at most `size` bytes into the buffer; return how many came, 0 for the end, DRY or LOST."""
+        taken: Any
+        try:
+            if size != BUFFER_BYTES:
+                taken = RECV_INTO(self.sock, BUFFER, size, FLAGS)
+            elif self.is_blocking:
+                taken = RECV_INTO(self.sock, BUFFER, 0, FLAGS)
+            elif self.read is None:
+                taken = RECV_INTO(self.sock, BUFFER)
+            else:
+                taken = self.read(BUFFER)
+        except BlockingIOError:
+            return DRY
+        except OSError:
+            return LOST
+        if taken is None:
+            return DRY
+        received: i64 = taken
+        return received
+
+    def stopped(self, received: i64) -> None:
+        """A read gave no bytes, for the reason that it returned."""
+        if received == 0:
+            self.on_eof()
+        elif received == DRY:
+            self.readable = False
+            if self.broken:
+                self.pair.drained(self)
+        elif self.broken:  # it was noticed by something that leaves the error to be read, such as shutdown()
+            self.pair.drained(self)
+        else:
+            self.failed()
+
+    def send(self, length: i64) -> i64:
+        """Send the first bytes of the buffer; return how many this side's kernel took, or LOST."""
+        sent: i64 = 0
+        try:
+            if self.is_blocking:
+                sent = SEND(self.sock, start_of_buffer(length), FLAGS)
+            else:
+                sent = WRITE(self.descriptor, start_of_buffer(length))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return LOST
+        return sent
+
     def speak(self) -> None:
         """The client says something: with the second thing it pays to set both sockets up for more, as many say one."""
         if self.has_spoken:
@@ -246,6 +288,7 @@ class Side(Handler):
         if self.is_blocking:
             self.sock.setblocking(False)
             self.is_blocking = False
+            self.read = reader(self.descriptor)
             self.peer.stop_delaying()
 
     def become_bulk(self) -> None:
@@ -258,7 +301,7 @@ class Side(Handler):
         """Return whether a splice tells enough: behind a FIN, urgent data or a reset only a read does."""
         return PIPE.works and not self.fin_seen and not self.broken
 
-    def splice(self, size: int) -> int:
+    def splice(self, size: i64) -> i64:
         """Move up to `size` bytes to the peer through the pipe, and return how many; 0: it takes a read to go on.
 
         -1: that is all for now, because this side is dry, its peer is full, or one of them has failed. A short splice
@@ -277,14 +320,11 @@ class Side(Handler):
         if received == 0:
             return 0
         left = PIPE.left
-        more: int = 0
+        more: i64 = 0
         if left:
             # A splice can be short for other reasons; after a write that is, the kernel tells when there is room.
-            try:
-                more = WRITE(peer.descriptor, start_of_buffer(left))
-            except BlockingIOError:
-                more = 0
-            except OSError:
+            more = peer.send(left)
+            if more < 0:
                 peer.hold(VIEW[:left])
                 pair.count(self.is_client, received, received - left)
                 peer.failed()
@@ -303,6 +343,12 @@ class Side(Handler):
         if self.is_delaying:
             self.is_delaying = False
             self.sock.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
+
+    def acknowledge(self) -> None:
+        """Have the kernel acknowledge this upstream's answer to our connect now, unless the client's bytes did."""
+        self.owes_ack = False
+        if self.pair.state == RELAYING and not self.peer.has_spoken:
+            SETSOCKOPT(self.sock, 6, 12, 1)  # IPPROTO_TCP, TCP_QUICKACK
 
     def hold(self, unsent: memoryview) -> None:
         """Keep bytes that this side's kernel did not take, until it is writable."""
@@ -451,7 +497,7 @@ class Pair(Timed, Acknowledgement):
 
     # Hooks.
 
-    def count(self, from_client: bool, received: int, sent: int) -> None:
+    def count(self, from_client: bool, received: i64, sent: i64) -> None:
         """Bytes have moved: `received` by us from one side, of which `sent` went to the other."""
 
     def on_upstream_event(self, events: int) -> None:

@@ -88,6 +88,15 @@ class Chore:
         self.due_ms: int = 0
 
 
+class Deferred:
+    """Something that is done once for a whole batch of events: before its descriptors are closed."""
+
+    __slots__ = ()
+
+    def finish(self) -> None:
+        """The batch is over."""
+
+
 def _never_again(now_ms: int) -> int:
     return 0
 
@@ -136,6 +145,7 @@ class Reactor:
         "acks",
         "batches",
         "calls",
+        "deferred",
         "dirty",
         "held_bytes",
         "now_ms",
@@ -163,6 +173,7 @@ class Reactor:
         self.acks: list[Acknowledgement] = []
         self.acceptors: list[Acceptor] = []
         self.calls: list[Callable[[], object]] = []
+        self.deferred: list[Deferred] = []
         self.dirty: list[Tally] = []
         self.starved: list[Handler] = []
         self.now_ms: int = time.monotonic_ns() // 1000000
@@ -357,6 +368,10 @@ class Reactor:
             for acceptor in self.acceptors:
                 acceptor.resume()
 
+    def report(self, where: str, error: Exception) -> None:
+        """Tell of an unexpected exception that its catcher goes on after."""
+        self._on_fault(where, error)
+
     def _fault(self, handler: Handler, error: BaseException) -> None:
         self._on_fault("handler", error)
         try:
@@ -383,6 +398,8 @@ class Reactor:
         return now_ms + ACK_POLL_MS if self.acks else 0
 
     def _end_batch(self) -> None:
+        if self.deferred:
+            self._finish_deferred()
         self._close_all()
         if self._accepting:
             accepting = self._accepting
@@ -397,6 +414,15 @@ class Reactor:
             for tally in self.dirty:
                 tally.flush()
             self.dirty.clear()
+
+    def _finish_deferred(self) -> None:
+        deferred = self.deferred
+        self.deferred = []
+        for one in deferred:
+            try:
+                one.finish()
+            except Exception as error:  # noqa: BLE001  # see on_readable
+                self._on_fault("deferred", error)
 
     def _close_all(self) -> None:
         if self._closing:

@@ -11,8 +11,10 @@ from lbd.dataplane.hot.client_log import DRAIN_TIMEOUT
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH, Entrance
 from lbd.dataplane.hot.flow import Flow
+from lbd.dataplane.hot.inbox import Inbox
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.logged_connection import LoggedConnection
+from lbd.dataplane.hot.outbox import Outbox
 from lbd.dataplane.hot.pair import Side
 from lbd.dataplane.hot.reactor import EPOLLIN, Handler, Reactor
 from lbd.dataplane.hot.service import Service
@@ -121,11 +123,12 @@ class Relay:
     """All services and listening sockets of one worker. `on_vacant` is told the slot of a UDP service that refuses new
     flows when its last one has ended here."""
 
-    __slots__ = ("listeners", "on_vacant", "reactor", "services")
+    __slots__ = ("_mail", "listeners", "on_vacant", "reactor", "services")
 
     def __init__(self, reactor: Reactor, on_vacant: Callable[[int], None] | None = None) -> None:
         self.reactor: Reactor = reactor
         self.on_vacant: Callable[[int], None] | None = on_vacant
+        self._mail: tuple[Inbox, Outbox] | None = None  # where there is a UDP service
         self.services: dict[int, Service] = {}
         self.listeners: dict[int, Entrance] = {}
 
@@ -143,7 +146,9 @@ class Relay:
 
     def _entrance(self, identity: int, service: Service, lane: Lane, sock: _socket.socket) -> Entrance:
         if sock.type == DATAGRAM_TYPE:
-            return UdpListener(self.reactor, service, lane, identity, sock, self.on_vacant)
+            if self._mail is None:
+                self._mail = (Inbox(), Outbox(self.reactor))
+            return UdpListener(self.reactor, service, lane, identity, sock, self._mail, self.on_vacant)
         return Listener(self.reactor, service, lane, identity, sock)
 
     def set_accepting(self, slot: int, accepting: bool) -> None:

@@ -17,6 +17,8 @@ import fcntl
 import os
 from typing import Any, Final
 
+from mypy_extensions import i64
+
 from lbd.dataplane.hot.buffer import VIEW
 
 PIPE_BYTES: Final = 1 << 20
@@ -40,8 +42,8 @@ class Pipe:
 
     def __init__(self) -> None:
         self.works: bool = False
-        self.left: int = 0
-        self._inside: int = 0  # bytes that may be in it
+        self.left: i64 = 0
+        self._inside: i64 = 0  # bytes that may be in it
         self._reader: int = -1
         self._writer: int = -1
 
@@ -66,7 +68,7 @@ class Pipe:
             os.close(self._writer)
             self._reader = self._writer = -1
 
-    def move(self, source: int, target: int, most: int) -> int:
+    def move(self, source: int, target: int, most: i64) -> i64:
         """Take up to `most` bytes (at most what the shared buffer holds) from `source`, and return how many. `target`
         was given them, but for the `left` ones at the start of the shared buffer.
 
@@ -82,7 +84,7 @@ class Pipe:
         if not self.works:
             return 0
         self._inside = most
-        received: int = 0
+        received: i64 = 0
         try:
             received = _SPLICE(source, self._writer, most, None, None, _FLAGS)
         except BlockingIOError:
@@ -97,8 +99,8 @@ class Pipe:
         self._inside = 0
         return received
 
-    def _empty(self, target: int, received: int) -> None:
-        sent: int = 0
+    def _empty(self, target: int, received: i64) -> None:
+        sent: i64 = 0
         try:
             sent = _SPLICE(self._reader, target, received, None, None, _FLAGS)
         except OSError as error:
@@ -106,9 +108,9 @@ class Pipe:
                 self.works = False
         left = received - sent
         if left:
-            taken: int = 0
+            taken: i64 = 0
             while taken < left:
-                read: int = os.readv(self._reader, [VIEW[taken:left]])
+                read: i64 = os.readv(self._reader, [VIEW[taken:left]])
                 taken += read
             self.left = left
 

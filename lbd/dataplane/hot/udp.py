@@ -3,8 +3,9 @@
 One SO_REUSEPORT socket for each worker: the kernel gives all datagrams of a client's address and port to the same one.
 So a flow is known to one worker only, and the table needs no lock.
 
-A datagram costs four system calls for a query and its answer, besides its share of epoll_wait. New flows are bounded in
-number and in descriptors: beyond, the flow that was idle longest makes room, among those that never came back after
+A query and its answer cost two system calls, one toward the member and one from there, besides a share of those that
+take what clients have sent (lbd.dataplane.hot.inbox), give them the answers (outbox), and wait. New flows are bounded
+in number and in descriptors: beyond, the flow that was idle longest makes room, among those that never came back after
 an answer first (lbd.dataplane.hot.idle_order).
 
 Hot module: compiled by mypyc, and must do the same when interpreted.
@@ -18,12 +19,15 @@ from typing import Any, Final
 
 from lbd.dataplane.hot.client_log import EVICTED, MEMBER_DOWN, RELEASED
 from lbd.dataplane.hot.connection import IDLE, NONE_TRIED
-from lbd.dataplane.hot.datagrams import NOTHING, count_of
+from lbd.dataplane.hot.datagrams import BIG_BYTES, NOTHING, count_of
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH
 from lbd.dataplane.hot.flow import Flow, FlowHome
+from lbd.dataplane.hot.inbox import MERGED_SLOTS, Inbox, client_of
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import ADMITTED, MAX_CONNECTIONS, MAX_THROUGHPUT, SOURCE_RANGES
 from lbd.dataplane.hot.logged_flow import LoggedFlow
+from lbd.dataplane.hot.messages import SLOTS
+from lbd.dataplane.hot.outbox import Outbox
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.service import Service
 from lbd.dataplane.hot.tally import EVICTED_FLOWS, REJECTED, UNSERVED
@@ -61,7 +65,7 @@ class UdpListener(FlowHome):
     """See the module. While it `is_refusing`, the flows that there are go on, and nobody else gets one; `on_vacant` is
     told the service's slot when the last flow of the service in this worker ends then."""
 
-    __slots__ = ("is_refusing", "may_free", "on_vacant", "taken_ms", "timer")
+    __slots__ = ("inbox", "is_refusing", "may_free", "on_vacant", "taken_ms", "timer")
 
     def __init__(
         self,
@@ -70,9 +74,11 @@ class UdpListener(FlowHome):
         lane: Lane,
         identity: int,
         sock: _socket.socket,
+        mail: tuple[Inbox, Outbox],
         on_vacant: Callable[[int], None] | None,
     ) -> None:
-        FlowHome.__init__(self, reactor, service, lane, identity, sock)
+        FlowHome.__init__(self, reactor, service, lane, identity, sock, mail[1])
+        self.inbox: Inbox = mail[0]
         self.port.inherit_merging()
         self.is_refusing: bool = False
         self.may_free: bool = True  # not within a batch of events: one may be for a descriptor that is used again
@@ -116,56 +122,79 @@ class UdpListener(FlowHome):
     def take(self, most: int) -> bool:
         """Take at most `most` datagrams, or merged pieces; return True if none is left."""
         port = self.port
-        service = self.service
-        tally = service.tally
         now_ms = self.reactor.now_ms
-        per_packet = service.settings.per_packet
-        meter = service.meter
-        flows = self.flows
         if now_ms - self.taken_ms > STANDSTILL_MS:
             port.inherit_merging()
         self.taken_ms = now_ms
-        for _ in range(most):
-            if self.closed:
+        while most > 0 and not self.closed:
+            is_merging = port.is_merging
+            asked = min(most, MERGED_SLOTS if is_merging else SLOTS)
+            count = self.inbox.receive(port, asked)
+            if count == NOTHING:
                 return True
-            size = port.receive()
-            if size < 0:
-                if size == NOTHING:
+            if count > 0:  # else it is an error about some client: nothing is known of it
+                self.pass_on(count, is_merging)
+                if count < asked:
                     return True
-                continue  # an error about some client: nothing is known of it
-            segment = port.segment
-            client = port.sender
-            flow = flows.get(client) if not per_packet else None
-            if flow is None:
-                flow = self.welcome(client, client, -1) if not per_packet else self.spread(client)
-                if flow is None:
-                    continue
-            count = count_of(size, segment)
-            if meter is not None:
-                if not meter.may_pass(now_ms):
-                    tally.add(REJECTED + MAX_THROUGHPUT, count)
-                    continue
-                meter.spend(size)
-            tally.received_bytes += size
-            tally.received_datagrams += count
-            if not tally.dirty:
-                tally.mark()
-            flow.forward(size, segment, count)
-        return False
+            most -= max(count, 1)
+        return self.closed
 
-    def spread(self, client: Any) -> Flow | None:
+    def pass_on(self, count: int, is_merging: bool) -> None:
+        """Have the flows forward what lies in the inbox."""
+        inbox = self.inbox
+        port = self.port
+        per_packet = self.service.settings.per_packet
+        flows = self.flows
+        for slot in range(count):
+            try:
+                size = inbox.size(slot)
+                sender = inbox.sender(slot)
+                segment = 0
+                if is_merging:
+                    segment = inbox.segment(slot, size)
+                elif size >= BIG_BYTES or port.surplus:
+                    port.note(size)
+                flow = flows.get(sender) if not per_packet else None
+                if flow is None:
+                    flow = self.spread(sender) if per_packet else self.welcome(sender, sender, client_of(sender), -1)
+                    if flow is None:
+                        continue
+                self.forward(flow, inbox.content(slot, size), segment)
+            except Exception as error:  # noqa: BLE001  # what others have sent lies in the inbox too, and nowhere else
+                self.reactor.report("datagram", error)
+
+    def forward(self, flow: Flow, content: bytes | memoryview, segment: int) -> None:
+        """Have a flow forward something, if the service's throughput allows it."""
+        service = self.service
+        size = len(content)
+        datagrams = count_of(size, segment)
+        tally = service.tally
+        meter = service.meter
+        if meter is not None:
+            if not meter.may_pass(self.reactor.now_ms):
+                tally.add(REJECTED + MAX_THROUGHPUT, datagrams)
+                return
+            meter.spend(size)
+        tally.received_bytes += size
+        tally.received_datagrams += datagrams
+        if not tally.dirty:
+            tally.mark()
+        flow.forward(content, segment, datagrams)
+
+    def spread(self, sender: bytes) -> Flow | None:
         """Return the client's flow with the member whose turn it is."""
         service = self.service
+        client = client_of(sender)
         index = service.pick(client[0], NONE_TRIED, self.reactor.now_ms)
         if index < 0:
             if not self.is_refusing:
                 service.tally.add(UNSERVED, 1)
             return None
-        key: Any = (client, service.members[index].slot)
+        key: Any = (sender, service.members[index].slot)
         flow = self.flows.get(key)
-        return flow if flow is not None else self.welcome(key, client, index)
+        return flow if flow is not None else self.welcome(key, sender, client, index)
 
-    def welcome(self, key: Any, client: Any, index: int) -> Flow | None:
+    def welcome(self, key: Any, sender: bytes, client: Any, index: int) -> Flow | None:
         """Return a new flow to the member at `index` (-1: to the one that the client shall have); None without one."""
         if self.is_refusing:
             return None
@@ -181,7 +210,7 @@ class UdpListener(FlowHome):
             service.tally.add(UNSERVED, 1)
             return None
         log = service.log
-        flow = Flow(self, key, client) if log is None else LoggedFlow(self, key, client, log)
+        flow = Flow(self, key, sender, client) if log is None else LoggedFlow(self, key, sender, client, log)
         gate = service.gate
         if gate is not None:
             answer = gate.enter_flow(address, self.lane.clients, reactor.now_ms)
@@ -260,6 +289,7 @@ class UdpListener(FlowHome):
 
     def close(self) -> None:
         """Let go of the socket, and end the flows: no answer could leave any more."""
+        self.outbox.leave(self.port)
         FlowHome.close(self)
         for flow in self.flows_to(-1):
             flow.end_for(RELEASED)

@@ -6,8 +6,10 @@ import _socket
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import struct
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from contextlib import ExitStack
 import pytest
 
 from lbd.balancing.round_robin import RoundRobin
+from lbd.dataplane.hot.buffer import reader
 from lbd.dataplane.hot.connection import Connection
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.meter import Meter
@@ -27,13 +30,14 @@ from lbd.dataplane.hot.splicing import PIPE
 from lbd.dataplane.hot.tally import RECEIVED_BYTES, SENT_BYTES, Tally
 
 LIMIT_S = 5.0
+WAKE_MS = 50
 RESET = struct.pack("ii", 1, 0)
 
 
 class Conversation:
-    """A client, a member, and a relay between them that does nothing but in `turn`."""
+    """A client, a member, and a relay between them that does nothing but in `turn`. The client says `first` at once."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, first: bytes = b"") -> None:
         self._faults: list[BaseException] = []
         self.reactor = Reactor(lambda where, error: self._faults.append(error), 1000)
         stack.callback(self.reactor.poller.close)
@@ -50,17 +54,20 @@ class Conversation:
         address = listening.getsockname()
         self.relay.listen(1, 0, Lane(None, None), _socket.socket(fileno=listening.detach()), True)
         stack.callback(self.relay.abandon, 1)
+        waking = self.reactor.chore(lambda now_ms: now_ms + WAKE_MS)  # a turn without an event ends then
+        waking.due_ms = self.reactor.now_ms + WAKE_MS
         self.client = stack.enter_context(socket.create_connection(address, LIMIT_S))
-        for _ in range(3):
+        self.client.sendall(first)
+        for _ in range(2):
             self.turn()
-        server.settimeout(LIMIT_S)
+        server.setblocking(False)  # left to itself, the kernel would acknowledge 200 ms later
         self.member = stack.enter_context(server.accept()[0])
         self.member.settimeout(LIMIT_S)
         (self.connection,) = self.relay.connections(0)
 
     def turn(self) -> None:
-        """Handle one batch of events, and fail on a fault."""
-        self.reactor.on_readable(50)
+        """Handle one batch of events and the turns behind it, and fail on a fault."""
+        self.reactor.turn()
         assert not self._faults, self._faults
 
     def arrive(self, origin: socket.socket, target: socket.socket, data: bytes) -> None:
@@ -154,11 +161,61 @@ def test_sockets_are_set_up_for_more_when_the_client_says_a_second_thing(talk: C
     talk.arrive(talk.member, talk.client, b"answer")
 
 
+def segments_sent(sock: _socket.socket) -> int:
+    """Return how many segments a socket has sent (tcpi_segs_out of linux/tcp.h)."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 140)[136:], sys.byteorder)
+
+
+def test_a_member_hears_at_once_of_a_client_that_waits_for_its_greeting(talk: Conversation) -> None:
+    """Its accept() is the fixture's, which does not wait."""
+    talk.arrive(talk.member, talk.client, b"greeting")
+    assert segments_sent(talk.connection.upstream.sock) >= 2  # SYN and ACK
+
+
+def test_the_first_bytes_of_a_client_that_speaks_first_end_the_members_handshake() -> None:
+    with ExitStack() as stack:
+        talk = Conversation(stack, b"question")
+        assert talk.member.recv(100) == b"question"
+        assert segments_sent(talk.connection.upstream.sock) == 2  # SYN, then the bytes
+
+
 def test_messages_of_every_length_pass_as_they_are(talk: Conversation) -> None:
     for length in (1, 2, 2047, 2048, 2049, 1, 2048, 30000):
         data = os.urandom(length)
         talk.arrive(talk.client, talk.member, data)
         talk.arrive(talk.member, talk.client, data)
+
+
+def test_sockets_with_numbers_too_high_for_a_kept_reader_are_read_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+        for _ in range(2100):
+            stack.callback(os.close, os.dup(0))
+        talk = Conversation(stack)
+        assert reader(talk.connection.upstream.descriptor) is None
+        for data in (b"one", b"two", b"three"):
+            talk.arrive(talk.client, talk.member, data)
+            talk.arrive(talk.member, talk.client, data)
+
+
+def test_kept_reader_reads_what_is_open_under_its_number_now() -> None:
+    buffer = bytearray(100)
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(one) for one in socket.socketpair())
+        ours.setblocking(False)
+        read = reader(ours.fileno())
+        assert read(buffer) is None
+        theirs.send(b"first")
+        assert (read(buffer), buffer[:5]) == (5, b"first")
+        others = [stack.enter_context(one) for one in socket.socketpair()]
+        os.dup2(others[0].fileno(), ours.fileno())
+        others[1].send(b"second")
+        assert reader(ours.fileno()) is read
+        assert (read(buffer), buffer[:6]) == (6, b"second")
+        others[1].close()
+        assert read(buffer) == 0
 
 
 def test_bytes_that_were_held_leave_at_once(talk: Conversation) -> None:

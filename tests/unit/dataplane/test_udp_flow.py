@@ -5,99 +5,17 @@ from __future__ import annotations
 import _socket
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from kit_udp_worker import SEGMENT, SOL_UDP, UDP_GRO, Worker, received, send_burst
 from lbd.balancing.round_robin import RoundRobin
 from lbd.dataplane import counters
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.networks import Networks
-from lbd.dataplane.hot.reactor import Reactor
-from lbd.dataplane.hot.relay import Relay
-from lbd.dataplane.hot.service import Member, Service, Settings
-from lbd.dataplane.hot.tally import Tally
-
-SERVICE_BASE, MEMBER_BASE = 0, 64
-SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
-SEGMENT = 1200
-
-
-class Worker:
-    """A relay with one UDP service of some members, and what clients and members do."""
-
-    def __init__(self, stack: ExitStack, members: int = 2, socket_limit: int = 1000) -> None:
-        self.faults: list[BaseException] = []
-        self.failures: list[tuple[int, int]] = []
-        self.vacant: list[int] = []
-        self._stack = stack
-        self.reactor = Reactor(lambda where, error: self.faults.append(error), socket_limit)
-        stack.callback(self.reactor.poller.close)
-        self.relay = Relay(self.reactor, self.vacant.append)
-        self._view = memoryview(bytearray(8 * 1024)).cast("q")
-        self.servers = [self._bound() for _ in range(members)]
-        self.settings = Settings(("127.0.0.1", 53))
-        self.service = Service(
-            0,
-            "dns",
-            self._tally(SERVICE_BASE),
-            self._view,
-            lambda *failed: self.failures.append(failed[:2]),
-            self.settings,
-        )
-        self.relay.services[0] = self.service
-        self.members = [
-            Member(slot, socket.AF_INET, *server.getsockname(), self._tally(MEMBER_BASE * (slot + 1)))
-            for slot, server in enumerate(self.servers)
-        ]
-        self.service.set_pool(self.members, RoundRobin([1] * members, 0), [0] * members, [0] * members, [])
-        listening = self._bound()
-        self.address = listening.getsockname()
-        self.relay.listen(1, 0, Lane(None, None), _socket.socket(fileno=listening.detach()), True)
-        stack.callback(self.relay.abandon, 1)
-
-    def _tally(self, base: int) -> Tally:
-        return Tally(self._view, base, self.reactor.dirty)
-
-    def _bound(self) -> socket.socket:
-        sock = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        sock.bind(("127.0.0.1", 0))
-        sock.setblocking(False)
-        return sock
-
-    def client(self) -> socket.socket:
-        """Return a client's socket."""
-        sock = self._bound()
-        sock.connect(self.address)
-        return sock
-
-    def turn(self) -> None:
-        """Handle everything that is there now, and fail on a fault."""
-        while self.reactor.on_readable(0):
-            pass
-        assert not self.faults, self.faults
-
-    def count(self, field: int) -> int:
-        """Return one of the service's counts."""
-        return self._view[SERVICE_BASE + field]
-
-
-def received(sock: socket.socket) -> list[bytes]:
-    """Return every datagram that waits."""
-    found = []
-    try:
-        while True:
-            found.append(sock.recv(65536))
-    except BlockingIOError:
-        return found
-
-
-def send_burst(client: socket.socket, datagrams: int) -> None:
-    """Send some datagrams of SEGMENT bytes with one call."""
-    segment = struct.pack("=H", SEGMENT)
-    client.sendmsg([bytes(SEGMENT * datagrams)], [(SOL_UDP, UDP_SEGMENT, segment)])
+from lbd.dataplane.hot.service import Member
 
 
 @pytest.fixture
