@@ -35,6 +35,7 @@ HOT_MODULES = (
     "lbd.dataplane.hot.wheel",
     "lbd.dataplane.hot.reactor",
     "lbd.dataplane.hot.buffer",
+    "lbd.dataplane.hot.splicing",
     "lbd.dataplane.hot.client_limits",
     "lbd.dataplane.hot.persistence",
     "lbd.dataplane.hot.lane",

@@ -26,6 +26,7 @@ from lbd.dataplane.client_logs import ClientLogs
 from lbd.dataplane.hot.quota import Desk
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.relay import Relay
+from lbd.dataplane.hot.splicing import PIPE
 from lbd.dataplane.hot.wheel import TICK_MS
 from lbd.dataplane.lanes import Lanes
 from lbd.dataplane.limits_builder import LimitsBuilder
@@ -84,6 +85,7 @@ class Worker:
     def __init__(self, channel_socket: socket.socket) -> None:
         self._channel = Channel(channel_socket, self._on_message, self._on_end)
         self._descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        PIPE.open()
         self._base_descriptors = len(os.listdir("/proc/self/fd")) - 1  # the listing itself holds one
         self._reactor = Reactor(self._report_fault, 0)
         self._relay = Relay(self._reactor, self._report_vacancy)

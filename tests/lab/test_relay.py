@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -179,6 +181,100 @@ def standing_still(relay: Relay, clients: int) -> bool:
     first = seen()
     time.sleep(0.05)
     return first[0] == clients and seen() == first
+
+
+# -- many transfers at once --------------------------------------------------------------------------------------------
+
+EXCHANGED = 6 * MIB
+RESETS = 1 << 16
+"""A member resets conversations from this number on in their midst."""
+
+
+def stream_of(number: int) -> bytes:
+    """Return what is sent in one direction of a conversation: at no place like any other stream."""
+    return hashlib.shake_128(number.to_bytes(4, "big")).digest(EXCHANGED)
+
+
+def exchange(conn: socket.socket, sends: bytes) -> tuple[bytes, str]:
+    """Send and read to the end at the same time; return what came and how it ended.
+
+    A reset that the sending is told is told to nobody else: what is read then ends as if by a FIN.
+    """
+    failures: list[OSError] = []
+
+    def send() -> None:
+        try:
+            conn.sendall(sends)
+            conn.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            failures.append(error)
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    received, end = read_to_the_end(conn)
+    sending.join(10.0)
+    return received, RESET if failures else end
+
+
+def exchanges(conn: socket.socket, server: PodServer) -> None:
+    """Be told the conversation's number, send its stream, and note the SHA-256 of what comes meanwhile."""
+    number = int.from_bytes(conn.recv(4, socket.MSG_WAITALL), "big")
+    stream = stream_of(number)
+    if number >= RESETS:
+        conn.sendall(stream[: EXCHANGED // 2])
+        reset(conn)
+        return
+    received, end = exchange(conn, stream)
+    server.digests.append(f"{end} {hashlib.sha256(received).hexdigest()}")
+
+
+def converses(relay: Relay, number: int) -> str:
+    """Exchange streams with the first Pod; return the digest that it has to come to."""
+    upward = stream_of(number + 1)
+    with relay.connect(timeout_s=30.0) as conn:
+        conn.sendall(number.to_bytes(4, "big"))
+        assert exchange(conn, upward) == (stream_of(number), FIN)
+    return f"{FIN} {hashlib.sha256(upward).hexdigest()}"
+
+
+def gives_up(relay: Relay, number: int) -> None:
+    """Reset a conversation in its midst, while bytes are under way in both directions."""
+    with relay.connect() as conn:
+        conn.sendall(number.to_bytes(4, "big"))
+        received = b"".join(conn.recv(MIB) for _ in range(10))
+        with contextlib.suppress(TimeoutError):
+            conn.settimeout(0.2)
+            conn.sendall(stream_of(number + 1))
+        assert stream_of(number).startswith(received)
+        reset(conn)
+
+
+def is_given_up(relay: Relay, number: int) -> None:
+    """Have a member reset a conversation in its midst: what comes is a beginning, and then the reset."""
+    with relay.connect() as conn:
+        conn.sendall(number.to_bytes(4, "big"))
+        received, end = exchange(conn, stream_of(number + 1))
+        assert (end, stream_of(number).startswith(received)) == (RESET, True)
+
+
+def test_bytes_of_transfers_at_once_never_mix_also_when_some_are_reset(relay: Relay) -> None:
+    with (
+        PodServer(relay.lab.pods[0], exchanges) as server,
+        PodServer(relay.lab.pods[1], echo),
+        concurrent.futures.ThreadPoolExecutor(12) as pool,
+    ):
+        whole = [pool.submit(converses, relay, 2 * number) for number in range(8)]
+        broken = [pool.submit(gives_up, relay, 1000 + 2 * number) for number in range(8)]
+        broken += [pool.submit(is_given_up, relay, RESETS + 2 * number) for number in range(8)]
+        with relay.connect(SMALL) as conn:
+            for number in range(200):
+                question = b"question %d" % number
+                conn.sendall(question)
+                assert conn.recv(len(question), socket.MSG_WAITALL) == question
+        expected = [one.result(60.0) for one in whole]
+        for one in broken:
+            one.result(60.0)
+        eventually(lambda: set(expected) <= set(server.digests), 10.0, "the member got what was sent to it")
 
 
 # -- resets ------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .relays import SOURCES, WorkerRelay, loopback_places
 from .script import CLIENT, SERVER, Do, Kind, Script, Step
 from .test_relay_differential import LANES, converse
 
-RELAY = ("lbd/dataplane/hot/pair.py", "lbd/dataplane/hot/connection.py")
+RELAY = ("lbd/dataplane/hot/pair.py", "lbd/dataplane/hot/connection.py", "lbd/dataplane/hot/splicing.py")
 BATCHES = 6
 """The first that fails is the last: a mutant that is found out early costs little."""
 HANG_LIMIT_S = 2.0
@@ -70,6 +70,31 @@ MUTANTS = [
         "no_pending_buffer",  # what a full peer did not take is lost
         "                peer.hold(VIEW[sent:received])\n",
         "",
+    ),
+    Mutant(
+        "leftovers_stay_in_the_pipe",  # the next bulk begins with them
+        "        if left:\n            taken",
+        "        if False:\n            taken",
+    ),
+    Mutant(
+        "no_pending_buffer_behind_the_pipe",
+        "            peer.hold(VIEW[more:left])\n            return -1\n",
+        "            return -1\n",
+    ),
+    Mutant(
+        "dry_side_passes_for_one_at_its_end",
+        "        except BlockingIOError:\n            self.readable = False\n            return -1\n",
+        "        except BlockingIOError:\n            self.on_eof()\n            return -1\n",
+    ),
+    Mutant(
+        "reset_told_to_a_splice_passes_for_fin",  # it eats the error, and the read that follows sees an end
+        "        except OSError:\n            self.failed()\n            return -1\n        if received == 0",
+        "        except OSError:\n            return 0\n        if received == 0",
+    ),
+    Mutant(
+        "reader_not_resumed_after_a_full_pipe",
+        "            peer.hold(VIEW[more:left])\n            return -1\n",
+        "            peer.hold(VIEW[more:left])\n            self.readable = False\n            return -1\n",
     ),
     Mutant(
         "reset_becomes_fin",
@@ -136,9 +161,20 @@ def test_relay_without_a_precaution_is_found_out(loopback: Namespace, tmp_path: 
         assert failed or relay.leftovers(), f"{len(verdicts)} scripts saw nothing wrong"
 
 
-def test_unchanged_copy_passes(loopback: Namespace, tmp_path: Path) -> None:
-    """What the mutants are compared with: the same copy without a change, the same scripts."""
-    Mutant("none", "RESET_DEADLINE_MS: Final", "RESET_DEADLINE_MS: Final").make(tmp_path)
+UNCHANGED = Mutant("unchanged", "RESET_DEADLINE_MS: Final", "RESET_DEADLINE_MS: Final")
+WITHOUT_SPLICE = Mutant("without_splice", 'getattr(os, "splice", None)', "None")
+WITH_A_SMALL_PIPE = Mutant("with_a_small_pipe", "PIPE_BYTES: Final = 1 << 20", "PIPE_BYTES: Final = 65536")
+ALWAYS_SPLICED = Mutant("always_spliced", "\nBULK_BYTES: Final = 65536", "\nBULK_BYTES: Final = 1")
+"""And so seldom for long: what is small ends it again."""
+
+
+@pytest.mark.parametrize(
+    "copy", [UNCHANGED, WITHOUT_SPLICE, WITH_A_SMALL_PIPE, ALWAYS_SPLICED], ids=lambda one: one.name
+)
+def test_harmless_copy_passes(loopback: Namespace, tmp_path: Path, copy: Mutant) -> None:
+    """What the mutants are compared with: the same copy without a change, the same scripts; and what other kernels and
+    loads make of it."""
+    copy.make(tmp_path)
     with (
         Lanes(LANES, loopback_places(loopback)) as lanes,
         WorkerRelay(loopback, lanes, "interpreted", tmp_path) as relay,
