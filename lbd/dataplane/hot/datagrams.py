@@ -16,10 +16,10 @@ import _socket
 import errno
 import os
 import struct
-import sys
 from typing import Any, Final
 
 from lbd.dataplane.hot.buffer import reader
+from lbd.dataplane.hot.messages import BYTE_ORDER, DONTWAIT
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -35,21 +35,20 @@ MAX_SEGMENTS: Final = 64  # UDP_MAX_SEGMENTS of linux/udp.h before 6.9
 NOTHING: Final = -1
 FAILED: Final = -2
 
-_BYTE_ORDER: Final[Any] = sys.byteorder
-_NAMES: Final = {_socket.AF_INET: 8, _socket.AF_INET6: 28}
-"""The family, port and address of a sockaddr_in, and all of a sockaddr_in6 (ip(7), ipv6(7))."""
+SENDER_BYTES: Final = {_socket.AF_INET: 8, _socket.AF_INET6: 28}
+"""How much of a sockaddr names a sender: family, port and address of a sockaddr_in, all of a sockaddr_in6 (ip(7),
+ipv6(7))."""
 _ANCILLARY_BYTES: Final = 64
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 _MAX_ERRORS: Final = 64
-_ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_DONTWAIT
+_ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_FLAGS
 # Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
 _RECV_INTO: Final[Any] = _socket.socket.recv_into
 _RECVMSG_INTO: Final[Any] = _socket.socket.recvmsg_into
 _SEND: Final[Any] = _socket.socket.send
 _SENDTO: Final[Any] = _socket.socket.sendto
 _WRITE: Final[Any] = os.write
-_FLAGS: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
-_DONTWAIT: Final[object] = _FLAGS
+_FLAGS: Final[Any] = DONTWAIT  # boxed once
 
 
 class DatagramPort:
@@ -65,7 +64,7 @@ class DatagramPort:
     def __init__(self, sock: _socket.socket) -> None:
         self.sock: _socket.socket = sock
         self.descriptor: int = sock.fileno()
-        self.sender_bytes: int = _NAMES[sock.family]
+        self.sender_bytes: int = SENDER_BYTES[sock.family]
         self.segment: int = 0
         self.error: int = 0
         self.is_merging: bool = False
@@ -105,18 +104,18 @@ class DatagramPort:
         """Notice whether datagrams are large, so that merging may pay."""
         if size >= BIG_BYTES:
             self.surplus += 1
-            if self.surplus >= BIG_SURPLUS:
+            if self.surplus >= BIG_SURPLUS and not self.is_merging:
                 self._start_merging()
         elif self.surplus > 0:
             self.surplus -= 1
 
     def _receive_merged(self, room: memoryview) -> int:
         size: int
-        size, ancillary, _flags, _sender = _RECVMSG_INTO(self.sock, [room], _ANCILLARY_BYTES, _DONTWAIT)
+        size, ancillary, _flags, _sender = _RECVMSG_INTO(self.sock, [room], _ANCILLARY_BYTES, _FLAGS)
         self.segment = 0
         for level, kind, value in ancillary:
             if level == SOL_UDP and kind == UDP_GRO:
-                segment: int = int.from_bytes(value, _BYTE_ORDER)
+                segment: int = int.from_bytes(value, BYTE_ORDER)
                 if segment < size:
                     self.segment = segment
         return size
@@ -139,7 +138,7 @@ class DatagramPort:
             if content:
                 _WRITE(self.descriptor, content)
             else:
-                _SEND(self.sock, content, _DONTWAIT)  # to write nothing would send nothing
+                _SEND(self.sock, content, _FLAGS)  # to write nothing would send nothing
         except OSError as error:
             return error.errno or errno.EIO
         return 0
@@ -170,9 +169,9 @@ class DatagramPort:
                     piece = segment
                     stop = start + segment
             if address is None:
-                _SEND(self.sock, content[start:stop], _DONTWAIT)
+                _SEND(self.sock, content[start:stop], _FLAGS)
             else:
-                _SENDTO(self.sock, content[start:stop], _DONTWAIT, address)
+                _SENDTO(self.sock, content[start:stop], _FLAGS, address)
             start = stop
         return 0
 

@@ -287,7 +287,7 @@ class Flow(Entry):
         """Send a piece of several datagrams, behind what came before."""
         home = self.home
         home.outbox.flush()
-        if home.port.send_merged_to(home.outbox.content()[:size], segment, self.client) == 0:
+        if home.port.send_merged_to(home.outbox.last_answer()[:size], segment, self.client) == 0:
             tally = home.service.tally
             tally.sent_bytes += size
             tally.sent_datagrams += count

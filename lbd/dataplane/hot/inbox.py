@@ -10,7 +10,7 @@ import errno
 import struct
 from typing import Any, Final
 
-from lbd.dataplane.hot.datagrams import FAILED, NOTHING, SOL_UDP, UDP_GRO, DatagramPort
+from lbd.dataplane.hot.datagrams import FAILED, NOTHING, SENDER_BYTES, SOL_UDP, UDP_GRO, DatagramPort
 from lbd.dataplane.hot.messages import BYTE_ORDER, DONTWAIT, ERRNO, RECVMMSG, SLOTS, Messages
 
 MERGED_SLOTS: Final = 8
@@ -18,8 +18,6 @@ MERGED_SLOTS: Final = 8
 COPIED_BYTES: Final = 2048
 """Up to this size a copy costs less than a view."""
 _CONTROL: Final = struct.Struct("@Nii")  # cmsg_len, cmsg_level, cmsg_type (cmsg(3)); the value follows
-_INET: Final = 2
-_INET_BYTES: Final = 8
 
 
 class Inbox:
@@ -29,7 +27,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[int, bool], Messages] = {}
-        self._messages: Messages = self._room_for(_INET_BYTES, False)
+        self._messages: Messages = self._room_for(SENDER_BYTES[_socket.AF_INET], False)
 
     def receive(self, port: DatagramPort, most: int) -> int:
         """Receive at most so many datagrams or merged pieces, and no more than one call takes.
@@ -84,7 +82,7 @@ class Inbox:
 def client_of(sender: bytes) -> Any:
     """Return the address in a sockaddr as Python's sockets have it: (host, port), of IPv6 with flow and scope."""
     port = sender[2] << 8 | sender[3]
-    if int.from_bytes(sender[:2], BYTE_ORDER) == _INET:
+    if len(sender) == SENDER_BYTES[_socket.AF_INET]:
         return _socket.inet_ntoa(sender[4:8]), port
     host = _socket.inet_ntop(_socket.AF_INET6, sender[8:24])
     return host, port, int.from_bytes(sender[4:8], "big"), int.from_bytes(sender[24:28], BYTE_ORDER)

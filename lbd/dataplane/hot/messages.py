@@ -12,8 +12,11 @@ Hot module: compiled by mypyc, and must do the same when interpreted.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import mmap
+import os
 import struct
 import sys
 from typing import Any, Final
@@ -26,6 +29,7 @@ NAME_BYTES: Final = 28
 """Of a sockaddr_in6; a sockaddr_in is shorter, and the kernel takes it with bytes behind it."""
 CONTROL_BYTES: Final = 64
 DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
+BYTE_ORDER: Final[Any] = sys.byteorder
 
 HEAD_BYTES: Final = 64
 _HEAD: Final = struct.Struct("@PIPNPNi0PI0P")
@@ -36,7 +40,7 @@ ENVELOPE_BYTES: Final = 48
 _ENVELOPE: Final = struct.Struct("@PN28s4x")
 """struct iovec, and behind it the address, so that one call packs what changes: iov_base, iov_len, sockaddr."""
 _LENGTH_AND_NAME: Final = struct.Struct("@N28s")
-_CONTROL_LENGTHS: Final = struct.Struct("@N")
+_LENGTH: Final = struct.Struct("@N")
 _SIZE_OFFSET: Final = 8
 _NAME_OFFSET: Final = 16
 _STRIDE: Final = ROOM_BYTES + 64
@@ -46,12 +50,28 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 RECVMMSG: Final[Any] = _libc.recvmmsg
 SENDMMSG: Final[Any] = _libc.sendmmsg
 ERRNO: Final[Any] = ctypes.get_errno
-assert (_HEAD.size, _ENVELOPE.size) == (HEAD_BYTES, ENVELOPE_BYTES), "64-bit Linux lays these structures out so"
+if (_HEAD.size, _ENVELOPE.size) != (HEAD_BYTES, ENVELOPE_BYTES):
+    raise ImportError("lbd needs a 64-bit system: it lays out structures of the kernel itself")
+
+
+def require_calls() -> None:
+    """Make sure that the system lets us call both.
+
+    Raises:
+        OSError: it does not, by a system call filter for example.
+    """
+    for call, name in ((RECVMMSG, "recvmmsg"), (SENDMMSG, "sendmmsg")):
+        call(-1, None, 0, 0, None)  # the last argument is recvmmsg's alone
+        number: int = ERRNO()
+        if number not in (0, errno.EBADF):
+            raise OSError(number, f"{os.strerror(number)}: UDP services need {name}(2)")
 
 
 def _private_memory(size: int) -> tuple[mmap.mmap, int]:
     """Return zeroed memory that no other process has, and its address."""
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)  # or the first datagram would take two megabytes
     return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
@@ -111,20 +131,17 @@ class Messages:
 
     def addressed_size(self, slot: int) -> int:
         """Return the size that `address_to` was told."""
-        size: int = _LENGTH_AND_NAME.unpack_from(self._envelopes, slot * ENVELOPE_BYTES + _SIZE_OFFSET)[0]
+        size: int = _LENGTH.unpack_from(self._envelopes, slot * ENVELOPE_BYTES + _SIZE_OFFSET)[0]
         return size
 
     def renew_controls(self) -> None:
         """Give the room for ancillary data back, of which the kernel has written how much it has used."""
         for slot in range(self.slots):
-            _CONTROL_LENGTHS.pack_into(self._heads, slot * HEAD_BYTES + _CONTROL_LENGTH, CONTROL_BYTES)
+            _LENGTH.pack_into(self._heads, slot * HEAD_BYTES + _CONTROL_LENGTH, CONTROL_BYTES)
 
     def control(self, slot: int) -> bytes:
         """Return the ancillary data that came with the datagram in a slot (cmsg(3))."""
-        used: int = _CONTROL_LENGTHS.unpack_from(self._heads, slot * HEAD_BYTES + _CONTROL_LENGTH)[0]
+        used: int = _LENGTH.unpack_from(self._heads, slot * HEAD_BYTES + _CONTROL_LENGTH)[0]
         start = slot * CONTROL_BYTES
         ancillary: bytes = self._controls[start : start + used]
         return ancillary
-
-
-BYTE_ORDER: Final[Any] = sys.byteorder

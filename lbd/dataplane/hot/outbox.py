@@ -1,7 +1,8 @@
 """Answers on their way to clients of UDP services: those of one batch of events leave with one call.
 
 A member's answer is received right into a slot, gets the client's address beside it, and waits there until the batch
-ends, another service has answers, or all slots are taken. Answers of one flow stay in order.
+ends or DEFERRED_EVENTS of it have passed, another service has answers, or all slots are taken. Answers of one flow stay
+in order.
 
 Hot module: compiled by mypyc, and must do the same when interpreted.
 """
@@ -38,7 +39,7 @@ class Outbox(Deferred):
             self._next = 0
         return self._messages.views[self._next]
 
-    def content(self) -> memoryview:
+    def last_answer(self) -> memoryview:
         """Return the memory of the answer that was received last."""
         return self._messages.views[self._next]
 
@@ -57,7 +58,7 @@ class Outbox(Deferred):
             self._reactor.deferred.append(self)
 
     def finish(self) -> None:
-        """The batch is over: send what waits."""
+        """Send what waits."""
         self._is_due = False
         self.flush()
         self._first = 0
@@ -74,19 +75,19 @@ class Outbox(Deferred):
         assert port is not None
         assert tally is not None
         messages = self._messages
-        count = end - first
-        size = self._bytes
+        left = end - first
+        left_bytes = self._bytes
         self._first = end
         self._bytes = 0
         while first < end:
             sent: int = SENDMMSG(port.descriptor, messages.pointers[first], end - first, DONTWAIT)
             if sent <= 0:  # the first one's fault: a full buffer, or nowhere to send it
                 sent = 1
-                count -= 1
-                size -= messages.addressed_size(first)
+                left -= 1
+                left_bytes -= messages.addressed_size(first)
             first += sent
-        tally.sent_bytes += size
-        tally.sent_datagrams += count
+        tally.sent_bytes += left_bytes
+        tally.sent_datagrams += left
         if not tally.dirty:
             tally.mark()
 

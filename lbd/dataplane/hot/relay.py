@@ -14,6 +14,7 @@ from lbd.dataplane.hot.flow import Flow
 from lbd.dataplane.hot.inbox import Inbox
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.logged_connection import LoggedConnection
+from lbd.dataplane.hot.messages import require_calls
 from lbd.dataplane.hot.outbox import Outbox
 from lbd.dataplane.hot.pair import Side
 from lbd.dataplane.hot.reactor import EPOLLIN, Handler, Reactor
@@ -147,6 +148,7 @@ class Relay:
     def _entrance(self, identity: int, service: Service, lane: Lane, sock: _socket.socket) -> Entrance:
         if sock.type == DATAGRAM_TYPE:
             if self._mail is None:
+                require_calls()
                 self._mail = (Inbox(), Outbox(self.reactor))
             return UdpListener(self.reactor, service, lane, identity, sock, self._mail, self.on_vacant)
         return Listener(self.reactor, service, lane, identity, sock)

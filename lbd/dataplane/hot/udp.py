@@ -145,6 +145,7 @@ class UdpListener(FlowHome):
         port = self.port
         per_packet = self.service.settings.per_packet
         flows = self.flows
+        was_reported = False
         for slot in range(count):
             try:
                 size = inbox.size(slot)
@@ -152,7 +153,7 @@ class UdpListener(FlowHome):
                 segment = 0
                 if is_merging:
                     segment = inbox.segment(slot, size)
-                elif size >= BIG_BYTES or port.surplus:
+                elif size >= BIG_BYTES or port.surplus > 0:
                     port.note(size)
                 flow = flows.get(sender) if not per_packet else None
                 if flow is None:
@@ -161,7 +162,9 @@ class UdpListener(FlowHome):
                         continue
                 self.forward(flow, inbox.content(slot, size), segment)
             except Exception as error:  # noqa: BLE001  # what others have sent lies in the inbox too, and nowhere else
-                self.reactor.report("datagram", error)
+                if not was_reported:  # a fault that each of them meets is told once
+                    was_reported = True
+                    self.reactor.report("datagram", error)
 
     def forward(self, flow: Flow, content: bytes | memoryview, segment: int) -> None:
         """Have a flow forward something, if the service's throughput allows it."""
@@ -294,4 +297,5 @@ class UdpListener(FlowHome):
         for flow in self.flows_to(-1):
             flow.end_for(RELEASED)
         self.reactor.wheel.disarm(self.timer)
+        self.port.descriptor = -1  # soon another socket's
         self.timer.listener = None  # no reference cycle is left behind

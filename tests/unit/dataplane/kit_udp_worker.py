@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from lbd.balancing.round_robin import RoundRobin
@@ -35,6 +36,7 @@ class Worker:
     ) -> None:
         self.faults: list[BaseException] = [] if beside is None else beside.faults
         self.failures: list[tuple[int, int]] = []
+        self.on_failure: Callable[[], object] = lambda: None
         self.vacant: list[int] = [] if beside is None else beside.vacant
         self._stack = stack
         self._family = family
@@ -53,7 +55,7 @@ class Worker:
             "dns",
             self._tally(0),
             self._view,
-            lambda *failed: self.failures.append(failed[:2]),
+            self._note_failure,
             self.settings,
         )
         self.relay.services[slot] = self.service
@@ -67,6 +69,10 @@ class Worker:
         identity = slot + 1
         self.relay.listen(identity, slot, Lane(None, None), _socket.socket(fileno=listening.detach()), True)
         stack.callback(self.relay.abandon, identity)
+
+    def _note_failure(self, *failed: int) -> None:
+        self.failures.append((failed[0], failed[1]))
+        self.on_failure()
 
     def _tally(self, base: int) -> Tally:
         return Tally(self._view, base, self.reactor.dirty)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -11,8 +14,9 @@ import pytest
 
 from kit_udp_worker import LOOPBACK, SEGMENT, Worker, received, send_burst
 from lbd.dataplane.hot.client_log import ClientLog, Journal
-from lbd.dataplane.hot.messages import SLOTS, Messages
+from lbd.dataplane.hot.messages import SLOTS, Messages, require_calls
 
+CALLS = {"x86_64": {"recvmmsg": 299, "sendmmsg": 307}, "aarch64": {"recvmmsg": 243, "sendmmsg": 269}}
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
@@ -189,3 +193,61 @@ def test_a_logged_flow_counts_its_own_answers_alone(stack: ExitStack) -> None:
     sizes = {entry[3]: entry[7] for entry in journal.entries}
     assert sizes == {client.getsockname(): len(b"re:") + number for number, client in enumerate(logged)}
     assert worker.sent() == (4, len(b"re:not logged") + 3 * len(b"re:") + 3)
+
+
+def test_answers_do_not_wait_for_all_that_happens_in_their_batch(stack: ExitStack) -> None:
+    worker = Worker(stack)
+    clients = [worker.client() for _ in range(40)]
+    for client in clients:
+        client.send(b"?")
+    worker.turn()
+    unlucky = clients[-1].getsockname()
+    (flow,) = [flow for flow in worker.relay.udp_listeners(0)[0].flows.values() if flow.client == unlucky]
+    assert flow.port is not None
+    server = next(one for one in worker.servers if one.getsockname() == flow.port.sock.getpeername())
+    answered = answer_all(worker)
+    received_before: list[int] = []
+    worker.on_failure = lambda: received_before.append(sum(len(received(client)) for client in clients))
+    server.close()
+    flow.port.sock.recv(100)  # the unlucky one's answer is lost, so that the refusal is the last event of the batch
+    flow.port.sock.send(b"x")
+    worker.turn()
+    assert answered == 40
+    assert received_before == [32]
+    assert sum(len(received(client)) for client in clients) == 40 - 1 - 32
+
+
+@pytest.mark.parametrize("call", ["recvmmsg", "sendmmsg"])
+def test_a_system_that_forbids_the_calls_is_told_of_at_once(call: str) -> None:
+    number = CALLS.get(platform.machine(), {}).get(call)
+    if number is None:
+        pytest.skip("the number of this call is known for two kinds of processors")
+    require_calls()
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "nothing"
+        try:
+            _forbid(number)
+            require_calls()
+        except OSError as error:
+            said = str(error)
+        finally:
+            os.write(theirs, said.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    said = os.read(ours, 1000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert said == f"[Errno 1] Operation not permitted: UDP services need {call}(2)"
+
+
+def _forbid(number: int) -> None:
+    """Have one system call fail with EPERM in this process (seccomp(2))."""
+    allow, refuse = 0x7FFF0000, 0x00050001
+    program = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, refuse), (0x06, 0, 0, allow))
+    memory = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    head = struct.pack("@HP", len(program), ctypes.addressof(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, head, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
