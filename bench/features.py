@@ -12,7 +12,7 @@ from lab_samples import Report
 from lab_tables import plain_table
 from lab_testbed import Testbed
 
-FEATURES = ("plain", "limits", "persistence", "proxy_protocol", "max_throughput", "everything")
+FEATURES = ("plain", "limits", "persistence", "proxy_protocol", "max_throughput", "splice", "everything")
 """The services of configs/lbd-features.yaml, in the order of their ports; `everything` has all of them."""
 FIRST_HTTP_PORT, FIRST_BULK_PORT = 8001, 5301
 ROWS = (

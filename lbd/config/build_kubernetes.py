@@ -103,4 +103,5 @@ def _network(name: str, shape: ProfileShape) -> NetworkProfile:
         client_keepalive=client,
         member_keepalive=member,
         udp=udp_options(shape.udp),
+        bulk=shape.bulk,
     )

@@ -53,6 +53,7 @@ def virtual_service(shape: VirtualServiceShape, monitors: dict[str, HealthMonito
         client_keepalive=client,
         member_keepalive=member,
         udp=udp_options(shape.udp),
+        bulk=shape.bulk,
         client_logs=_client_logs(shape.client_logs) if shape.has("client_logs") else None,
     )
 

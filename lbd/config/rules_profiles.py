@@ -17,7 +17,7 @@ _LIMITS = {"max_connections_per_client", "connection_rate", "connection_rate_per
 PROFILE_KEYS: dict[ProfileType, set[str]] = {
     ProfileType.PERSISTENCE: {"type", "persistence"},
     ProfileType.APPLICATION: {"type", "source", "proxy_protocol", "accept_proxy_protocol"} | _LIMITS,
-    ProfileType.NETWORK: {"type", "timeouts", "udp_idle", "keepalive", "udp"},
+    ProfileType.NETWORK: {"type", "timeouts", "udp_idle", "keepalive", "udp", "bulk"},
     ProfileType.ANALYTICS: {"type", "slow_connect"},
     ProfileType.NETWORK_SECURITY: {"type", "source_ranges"},
 }

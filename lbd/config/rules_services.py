@@ -20,6 +20,7 @@ _QUEUE_KEYS = ("queue_length", "queue_timeout")
 OWN_KEYS: dict[Protocol, tuple[tuple[str, ...], ...]] = {
     Protocol.TCP: (
         ("accept_proxy_protocol",),
+        ("bulk",),
         ("keepalive",),
         *(("limits", key) for key in _QUEUE_KEYS),
         ("client_logs", "slow_connect"),

@@ -16,6 +16,7 @@ from lbd.model.desired import (
     DEFAULT_METRICS_LISTEN,
     AdminState,
     Algorithm,
+    Bulk,
     HashKey,
     MonitorType,
     OnAllDown,
@@ -42,6 +43,7 @@ _Jitter = Annotated[float, PlainValidator(quantities.jitter)]
 _OffOrSilence = Annotated[float, PlainValidator(quantities.duration("1s", "168h", off=True))]
 _OffOrUserTimeout = Annotated[float, PlainValidator(quantities.duration("100ms", "24h", off=True))]
 _EjectionTime = Annotated[float, PlainValidator(quantities.duration("100ms", "24h"))]
+BulkKey = Annotated[Bulk, PlainValidator(scalars.one_of(Bulk))]
 SlowConnect = Annotated[float, PlainValidator(quantities.duration("1ms", "5m", off=True))]
 _DrainTime = Annotated[float, PlainValidator(quantities.duration("0s", "24h"))]
 
@@ -231,3 +233,4 @@ class VirtualServiceShape(Shape):
     keepalive: KeepaliveShape = KeepaliveShape()
     udp: UdpShape = UdpShape()
     client_logs: ClientLogsShape = ClientLogsShape()
+    bulk: BulkKey = Bulk.COPY

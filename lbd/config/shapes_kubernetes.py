@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator
 from lbd.config import kubernetes_scalars, quantities, scalars
 from lbd.config.kubernetes_scalars import ProfileType
 from lbd.config.shapes import (
+    BulkKey,
     Connections,
     Flag,
     KeepaliveShape,
@@ -20,7 +21,7 @@ from lbd.config.shapes import (
     TimeoutsShape,
     UdpShape,
 )
-from lbd.model.desired import UDP_IDLE_S, ProxyProtocol, Source
+from lbd.model.desired import UDP_IDLE_S, Bulk, ProxyProtocol, Source
 from lbd.model.kubernetes import DEFAULT_LOAD_BALANCER_CLASS, AddressRange
 
 _Namespace = Annotated[str, PlainValidator(kubernetes_scalars.namespace)]
@@ -83,5 +84,6 @@ class ProfileShape(Shape):
     udp_idle: Annotated[float, PlainValidator(quantities.duration("1s", "168h"))] = UDP_IDLE_S
     keepalive: KeepaliveShape = KeepaliveShape()
     udp: UdpShape = UdpShape()
+    bulk: BulkKey = Bulk.COPY
     slow_connect: SlowConnect = 0.0
     source_ranges: list[Network] = Field(default_factory=list)

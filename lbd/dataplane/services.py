@@ -153,6 +153,7 @@ def _set_settings(settings: Settings, message: Message) -> None:
         "outlier_after",
         "proxy_version",
         "transparent",
+        "splices",
         "keeps_entry",
     ):
         setattr(settings, name, message[name])

@@ -50,6 +50,13 @@ class OnLimit(StrEnum):
     QUEUE = "queue"
 
 
+class Bulk(StrEnum):
+    """How much data at once passes: copied through the worker, or spliced within the kernel (ADR 0016)."""
+
+    COPY = "copy"
+    SPLICE = "splice"
+
+
 class Source(StrEnum):
     """Whose address a member sees: the service engine's, or the client's own."""
 
@@ -311,6 +318,7 @@ class VirtualService:
     member_keepalive: Keepalive | None = None
     udp: UdpOptions = UdpOptions()
     client_logs: ClientLogs | None = None
+    bulk: Bulk = Bulk.COPY
 
     @property
     def family(self) -> int:

@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from lbd.model.desired import (
+    Bulk,
     HealthMonitor,
     Keepalive,
     Persistence,
@@ -94,7 +95,7 @@ class ApplicationProfile:
 
 @dataclass(frozen=True, slots=True)
 class NetworkProfile:
-    """What `networkProfileRef` names: timeouts and keep-alive of TCP, flows of UDP.
+    """What `networkProfileRef` names: timeouts, keep-alive and bulk of TCP, flows of UDP.
 
     `timeouts.idle_s` is that of TCP, `udp_idle_s` that of UDP flows.
     """
@@ -105,6 +106,7 @@ class NetworkProfile:
     client_keepalive: Keepalive | None = None
     member_keepalive: Keepalive | None = None
     udp: UdpOptions = _UDP
+    bulk: Bulk = Bulk.COPY
 
 
 @dataclass(frozen=True, slots=True)

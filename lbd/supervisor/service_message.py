@@ -11,6 +11,7 @@ from lbd.dataplane.channel import Message
 from lbd.model.desired import (
     AdminState,
     Algorithm,
+    Bulk,
     Keepalive,
     Limits,
     OnLimit,
@@ -68,6 +69,7 @@ def service_message(
         "lifetime_jitter": timeouts.lifetime_jitter,
         "member_keepalive": _keepalive(service.member_keepalive),
         "transparent": service.source is Source.TRANSPARENT,
+        "splices": service.bulk is Bulk.SPLICE,
         "proxy_version": _PROXY_VERSIONS[service.proxy_protocol],
         "accept_proxy_protocol": list(service.accept_proxy_protocol),
         "source_ranges": list(service.source_ranges),

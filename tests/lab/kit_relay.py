@@ -32,6 +32,8 @@ FIN, RESET = "fin", "reset"
 
 ONE, THREE, IDLE, HASTY, SMALL = 80, 81, 82, 83, 84
 """The ports of `RelayBench`'s services."""
+BULK = {4: "copy", 6: "splice"}
+"""How the services of a family pass bulk."""
 IDLE_S, HASTY_CONNECT_S, THREE_CONNECT_S = 1.0, 0.5, 1.0
 
 digest_of = functools.cache(pattern_digest)
@@ -73,7 +75,8 @@ class RelayBench:
                 (HASTY, "hasty", pods[:1], {"connect": f"{HASTY_CONNECT_S * 1000:.0f}ms"}),
                 (SMALL, "small", pods[1:2], {}),
             ):
-                services.append(service(f"{name}{family}", vip, members(behind, family), port, timeouts=timeouts))
+                one = service(f"{name}{family}", vip, members(behind, family), port, timeouts=timeouts)
+                services.append({**one, "bulk": BULK[family]})
         return steady_config(*services)
 
     def close(self) -> None:

@@ -6,8 +6,9 @@ a peer is slow. A read shorter than the buffer means that the socket is dry, whi
 no EPOLLRDHUP was seen: a FIN that came with the bytes gives no second event. Seen before the read, and without an
 error, it is what follows upon a short one. Only before urgent data a read ends that is not the last one (tcp(7)).
 
-Bulk is spliced: what a side sends passes through a pipe within the kernel, uncopied, from a read of BULK_BYTES on until
-an event brings less than LEAST_BULK_BYTES (ADR 0016). What the peer's kernel does not take is held as after a read.
+Where a service wants it, bulk is spliced: what a side sends passes through a pipe within the kernel, uncopied, from a
+read of BULK_BYTES on until an event brings less than LEAST_BULK_BYTES (ADR 0016). What the peer's kernel does not take
+is held as after a read.
 
 Ends: a FIN passes as a FIN. A reset passes as a reset, after the bytes before it have been acknowledged by the other
 end's kernel or RESET_DEADLINE_MS has passed, because SO_LINGER(1, 0) throws away what is still in the send buffer.
@@ -214,7 +215,7 @@ class Side(Handler):
             moved += received
             if meter is not None:
                 meter.spend(received)
-            if received >= BULK_BYTES and not self.is_bulk:
+            if received >= BULK_BYTES and pair.splices and not self.is_bulk:
                 self.become_bulk()
                 splices = self.may_splice()
             if sent != received:
@@ -427,7 +428,7 @@ class Pair(Timed, Acknowledgement):
     """Two sides and how one's end becomes the other's. What they belong to, and how the upstream is found, is for a
     subclass: it says what the hooks at the end do."""
 
-    __slots__ = ("active_ms", "client", "meter", "reactor", "reset_ms", "state", "touched", "upstream")
+    __slots__ = ("active_ms", "client", "meter", "reactor", "reset_ms", "splices", "state", "touched", "upstream")
 
     def __init__(self, reactor: Reactor, client: Side) -> None:
         Timed.__init__(self)
@@ -439,6 +440,7 @@ class Pair(Timed, Acknowledgement):
         self.active_ms: int = reactor.now_ms
         self.reset_ms: int = 0  # a reset was seen: when to end in any case
         self.meter: Meter | None = None  # slows both directions down
+        self.splices: bool = False  # what is bulk
         client.link(NOBODY, self)
 
     def pass_fin(self, finished: Side) -> None:

@@ -50,6 +50,7 @@ class Listener(Entrance):
         guarded = service.is_guarded
         meter = service.meter
         log = service.log
+        splices = service.settings.splices
         for _ in range(most):
             if self.closed:
                 return True
@@ -74,6 +75,7 @@ class Listener(Entrance):
             else:
                 connection = LoggedConnection(reactor, service, self.lane, client, (address[0], address[1]), log)
             connection.meter = meter
+            connection.splices = splices
             connection.start(guarded)
         return False
 

@@ -62,7 +62,8 @@ class Settings:
     __slots__ = (
         "address", "client_half_closed_ms", "connect_ms", "hashes_port", "idle_ms", "keeps_entry", "lifetime_jitter",
         "lifetime_ms", "max_flows", "measures_connects", "member_half_closed_ms", "member_options", "outlier_after",
-        "per_packet", "proxy_version", "responses", "source_ranges", "transparent", "trusted_proxies",
+        "per_packet", "proxy_version", "responses", "source_ranges", "splices", "transparent",
+        "trusted_proxies",
     )  # fmt: skip
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -80,6 +81,7 @@ class Settings:
         self.outlier_after: int = 0
         self.proxy_version: int = 0
         self.transparent: bool = False
+        self.splices: bool = False
         self.trusted_proxies: Networks | None = None
         self.source_ranges: Networks | None = None
         self.responses: int = 0

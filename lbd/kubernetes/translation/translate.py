@@ -16,6 +16,7 @@ from lbd.kubernetes.translation.member_pools import pool_of
 from lbd.kubernetes.translation.source_ranges import intersection
 from lbd.model.desired import (
     AdminState,
+    Bulk,
     Limits,
     Pool,
     Protocol,
@@ -193,6 +194,7 @@ def _virtual_service(
         member_keepalive=network.member_keepalive if is_tcp else None,
         udp=UdpOptions() if is_tcp else network.udp,
         client_logs=policy.client_logs,
+        bulk=network.bulk if is_tcp else Bulk.COPY,
     )
 
 

@@ -20,7 +20,7 @@ from lbd.dataplane import counters
 from lbd.dataplane.channel import PROTOCOL_VERSION
 from lbd.form import VARIABLE
 from lbd.model.address import Endpoint
-from lbd.model.desired import Member, Pool, VirtualService
+from lbd.model.desired import Bulk, Member, Pool, VirtualService
 from lbd.supervisor.service_message import service_message
 
 from .lanes import Lanes, Place
@@ -132,7 +132,7 @@ class WorkerRelay:
         if slot % 3 == 0:
             members.insert(0, Member(Endpoint(member[0], REFUSING_PORT)))
             slots.insert(0, 2 * slot + 1)
-        service = VirtualService(f"lane{slot}", *listener.getsockname()[:2], Pool(tuple(members)))
+        service = VirtualService(f"lane{slot}", *listener.getsockname()[:2], Pool(tuple(members)), bulk=Bulk.SPLICE)
         self.supervisor.send(service_message(service, slot, slots, [1] * len(members), [False] * len(members), 1))
         listen = {"type": "listen", "listener": slot, "slot": slot, "accepting": True}
         self.supervisor.send({**listen, "position": 0, "entries_at": None}, [listener.fileno()])

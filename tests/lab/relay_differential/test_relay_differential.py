@@ -66,7 +66,8 @@ def places(lab: Lab) -> tuple[Place, ...]:
 
 
 def configuration(lab: Lab, lanes: Lanes) -> dict[str, Any]:
-    """Return a configuration with a virtual service for each lane. Every third one has a member that refuses, too.
+    """Return a configuration with a virtual service for each lane. Every third one has a member that refuses, too, and
+    every other one splices bulk.
 
     Resets before the first byte count as failed connects: so a pool serves on with all members down.
     """
@@ -77,7 +78,10 @@ def configuration(lab: Lab, lanes: Lanes) -> dict[str, Any]:
         if lane.index % 3 == 0:
             members.insert(0, {"address": lane.member[0], "port": REFUSING_PORT})
         pool = {"members": members, "health_monitors": ["system-ping"], "on_all_down": "serve_all"}
-        services.append({"name": f"lane{lane.index}", "vip": lane.vip[0], "port": lane.vip[1], "pool": pool})
+        bulk = "copy" if lane.index % 2 else "splice"
+        services.append(
+            {"name": f"lane{lane.index}", "vip": lane.vip[0], "port": lane.vip[1], "pool": pool, "bulk": bulk}
+        )
     return {"virtual_services": services}
 
 

@@ -14,6 +14,7 @@ from lbd.model.desired import (
     SYSTEM_MONITORS,
     AdminState,
     Algorithm,
+    Bulk,
     ClientLogs,
     DesiredState,
     HashKey,
@@ -240,6 +241,7 @@ def services(draw: st.DrawFn, name: str, port: int, defined: list[HealthMonitor]
             accept_proxy_protocol=draw(NETWORK_LISTS),
             client_keepalive=draw(sides),
             member_keepalive=draw(sides),
+            bulk=draw(st.sampled_from(Bulk)),
         )
     udp = draw(UDP_OPTIONS)
     if udp.per_packet:
@@ -297,7 +299,13 @@ def profiles(draw: st.DrawFn, name: str) -> Profile:
     if kind is NetworkProfile:
         sides = st.none() | KEEPALIVES
         return NetworkProfile(
-            name, draw(tcp_timeouts()), draw(durations(1000, 604_800_000)), draw(sides), draw(sides), draw(UDP_OPTIONS)
+            name,
+            draw(tcp_timeouts()),
+            draw(durations(1000, 604_800_000)),
+            draw(sides),
+            draw(sides),
+            draw(UDP_OPTIONS),
+            draw(st.sampled_from(Bulk)),
         )
     if kind is AnalyticsProfile:
         return AnalyticsProfile(name, draw(maybe(durations(1, 300_000), 0.0)))

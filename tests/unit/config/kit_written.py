@@ -191,6 +191,7 @@ def service_in_file(service: VirtualService) -> dict[str, object]:
     written["keepalive"] = keepalives_in_file(service.client_keepalive, service.member_keepalive)
     written["accept_proxy_protocol"] = list(service.accept_proxy_protocol) or None
     written["timeouts"] = timeouts_in_file(timeouts)
+    written["bulk"] = service.bulk.value
     return without(written, None)
 
 
@@ -243,6 +244,7 @@ def profile_in_file(profile: Profile) -> dict[str, object]:
                 "udp_idle": in_units(profile.udp_idle_s),
                 "keepalive": keepalives_in_file(profile.client_keepalive, profile.member_keepalive),
                 "udp": udp_in_file(profile.udp),
+                "bulk": profile.bulk.value,
             }
             return without(written, None)
         case AnalyticsProfile(_name, slow_connect_s):

@@ -8,6 +8,7 @@ from lbd.config import load
 from lbd.config.shapes_kubernetes import KubernetesShape, LeaseShape
 from lbd.model.desired import (
     SYSTEM_MONITORS,
+    Bulk,
     ClientLogs,
     HealthMonitor,
     Keepalive,
@@ -79,6 +80,7 @@ profiles:
     udp_idle: 90s
     keepalive: {client: {idle: 1s, interval: 2s, probes: 3}}
     udp: {responses: 1, max_flows: 2, per_packet: true}
+    bulk: splice
   watchful: {type: analytics, slow_connect: 250ms}
   office: {type: network_security, source_ranges: [10.0.0.0/8, "2001:db8::7"]}
 """
@@ -126,6 +128,7 @@ def test_every_key_of_a_cluster_reaches_the_model(load_text):
                 udp_idle_s=90.0,
                 client_keepalive=Keepalive(1, 2, 3),
                 udp=UdpOptions(1, 2, True),
+                bulk=Bulk.SPLICE,
             ),
             AnalyticsProfile("watchful", 0.25),
             NetworkSecurityPolicy("office", ("10.0.0.0/8", "2001:db8::7/128")),

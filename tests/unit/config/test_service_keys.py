@@ -10,6 +10,7 @@ from lbd.model.desired import (
     SYSTEM_MONITORS,
     UDP_IDLE_S,
     Algorithm,
+    Bulk,
     HashKey,
     HealthMonitor,
     Keepalive,
@@ -37,6 +38,7 @@ virtual_services:
     port: 80
     protocol: tcp
     source: transparent
+    bulk: splice
     proxy_protocol: v1
     accept_proxy_protocol: [172.16.0.0/12, 2001:DB8::7]
     source_ranges: [10.0.0.0/8, 192.0.2.7, "2001:db8:0::/64"]
@@ -141,6 +143,7 @@ def test_every_key_of_a_tcp_service_reaches_the_model(load_text):
             limits=Limits(105, OnLimit.QUEUE, 7, 0.25, 105, 100.0, 10.0, 100_000_000),
             client_keepalive=Keepalive(120, 20, 3),
             member_keepalive=Keepalive(1, 2, 127),
+            bulk=Bulk.SPLICE,
         ),
     )
 

@@ -139,8 +139,9 @@ def talk() -> Iterator[Conversation]:
 
 
 @pytest.fixture
-def pipe() -> Iterator[None]:
+def pipe(talk: Conversation) -> Iterator[None]:
     """Bulk is spliced."""
+    talk.connection.splices = True
     PIPE.open()
     yield
     PIPE.close()
@@ -291,12 +292,14 @@ def test_a_side_is_spliced_while_much_comes_from_it(talk: Conversation, pipe: No
 @pytest.mark.parametrize("spliced", [True, False], ids=["spliced", "copied"])
 def test_bulk_passes_in_both_directions_at_once_also_to_slow_readers(talk: Conversation, spliced: bool) -> None:
     if spliced:
-        PIPE.open()
+        talk.connection.splices = True
+    PIPE.open()
     up, down = os.urandom(6_000_000), os.urandom(6_000_000)
     try:
         talk.exchange(up, down)
     finally:
         PIPE.close()
+    assert talk.connection.client.is_bulk is spliced
     assert talk.reactor.held_bytes == 0
     assert (talk.counters[RECEIVED_BYTES], talk.counters[SENT_BYTES]) == (len(up), len(down))
 

@@ -17,6 +17,7 @@ from lbd.model.desired import (
     SYSTEM_MONITORS,
     AdminState,
     Algorithm,
+    Bulk,
     ClientLogs,
     HashKey,
     Keepalive,
@@ -325,6 +326,7 @@ NETWORK = NetworkProfile(
     Keepalive(1, 2, 3),
     Keepalive(4, 5, 6),
     UdpOptions(1, 2),
+    Bulk.SPLICE,
 )
 RULE = RulePolicy(
     max_connections=105,
@@ -363,6 +365,7 @@ def test_a_rule_says_everything_that_its_service_has():
         client_keepalive=Keepalive(1, 2, 3),
         member_keepalive=Keepalive(4, 5, 6),
         client_logs=ClientLogs(20, 0.0, 0.5),
+        bulk=Bulk.SPLICE,
     )
 
 
