@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_DESCRIPTORS = 16
 MAX_FRAME_BYTES = 64 << 20
 _READ_BYTES = 1 << 16

@@ -13,7 +13,17 @@ from mypy_extensions import i64
 from lbd.dataplane.hot.arrival import DIALLING, Arrival
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.lane import Lane
-from lbd.dataplane.hot.pair import CLOSED, CONNECTING, LINGER_RESET, NOBODY, NOTHING_HELD, RELAYING, SETSOCKOPT, Side
+from lbd.dataplane.hot.pair import (
+    CLOSED,
+    CONNECTING,
+    LINGER_RESET,
+    NOBODY,
+    NOTHING_HELD,
+    RELAYING,
+    SETSOCKOPT,
+    TCP_QUICKACK,
+    Side,
+)
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EDGE_MASK, EPOLLERR, EPOLLHUP, EPOLLOUT, READABLE, Reactor
 from lbd.dataplane.hot.service import LOCAL, REFUSED, RESET, TIMED_OUT, UNREACHABLE, Member, Service
@@ -144,9 +154,7 @@ class Connection(Arrival):
                 sock.setsockopt(level, option, value)
             if settings.transparent:
                 be_transparent(sock, member.family, self.client_address[0])
-            SETSOCKOPT(
-                sock, 6, 12, 0
-            )  # IPPROTO_TCP, TCP_QUICKACK: the client's bytes may carry the handshake's last ACK
+            SETSOCKOPT(sock, 6, TCP_QUICKACK, 0)  # the client's bytes may carry the handshake's last ACK
             error_number: int = _CONNECT_EX(sock, member.address)
         except OSError as error:
             error_number = error.errno or errno.EINVAL
@@ -202,8 +210,8 @@ class Connection(Arrival):
                 self.pass_fin(self.client)
             elif self.client.readable:
                 self.client.pump()
-            else:
-                self.reactor.again(upstream)  # acknowledges, if the rest of this batch brings nothing to send
+            if not self.client.has_spoken and self.upstream is upstream:
+                upstream.queue()  # acknowledges, if the rest of this batch brings nothing to send
             if self.state == RELAYING and events & READABLE:
                 upstream.note_readable(events)
                 upstream.pump()

@@ -60,6 +60,8 @@ WRITE: Final[Any] = os.write
 SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
 _SHUTDOWN: Final[Any] = _socket.socket.shutdown
 FLAGS: Final[object] = DONTWAIT
+TCP_NODELAY: Final[object] = 1
+TCP_QUICKACK: Final[object] = 12
 
 # What a read or a write returns beside a number of bytes.
 DRY: Final = -1
@@ -83,8 +85,8 @@ class Side(Handler):
     """One of the two sockets of a relayed pair."""
 
     __slots__ = (
-        "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "held", "is_blocking", "is_bulk",
-        "is_client", "is_delaying", "owes_ack", "pair", "peer", "read", "read_eof", "readable", "sock",
+        "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "has_turn", "held", "is_blocking",
+        "is_bulk", "is_client", "is_delaying", "owes_ack", "pair", "peer", "read", "read_eof", "readable", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, descriptor: int, is_client: bool) -> None:
@@ -102,6 +104,7 @@ class Side(Handler):
         self.is_blocking: bool = is_client  # accept() leaves it so: each call has to say MSG_DONTWAIT
         self.is_bulk: bool = False  # what it sends is spliced
         self.has_spoken: bool = False  # something was read from it
+        self.has_turn: bool = False  # it will be asked to go on when the others had their turn
         self.owes_ack: bool = not is_client  # of the upstream's handshake: see `acknowledge`
         self.is_delaying: bool = not is_client  # without TCP_NODELAY, which clients' sockets inherit
 
@@ -140,15 +143,24 @@ class Side(Handler):
                 self.failed()  # no read will ever tell
             elif events & EPOLLERR and self.peer.full:
                 pair.expect_reset()
-            else:
+            elif not self.has_turn:  # else it would move more than the others
                 self.pump()
 
     def on_turn(self) -> None:
         """Go on after the others had their turn."""
+        self.has_turn = False
+        if self.descriptor < 0:
+            return  # the connection has ended, or goes on with another upstream
         if self.owes_ack:
             self.acknowledge()
         if self.pair.state != CLOSED and self.readable:
             self.pump()
+
+    def queue(self) -> None:
+        """Get another turn, behind the others: one, however often it is asked for."""
+        if not self.has_turn:
+            self.has_turn = True
+            self.pair.reactor.again(self)
 
     def on_fault(self) -> None:
         """Reset both ends."""
@@ -228,7 +240,7 @@ class Side(Handler):
                 self.on_eof()  # the FIN was there before this read, so nothing comes between
                 break
         else:
-            reactor.again(self)
+            self.queue()
 
     def receive(self, size: i64) -> i64:
         """Read at most `size` bytes into the buffer; return how many came, 0 for the end, DRY or LOST."""
@@ -343,13 +355,13 @@ class Side(Handler):
         """Have small segments leave at once also behind others. Before the first one nothing is delayed."""
         if self.is_delaying:
             self.is_delaying = False
-            self.sock.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
+            SETSOCKOPT(self.sock, 6, TCP_NODELAY, 1)
 
     def acknowledge(self) -> None:
         """Have the kernel acknowledge this upstream's answer to our connect now, unless the client's bytes did."""
         self.owes_ack = False
         if self.pair.state == RELAYING and not self.peer.has_spoken:
-            SETSOCKOPT(self.sock, 6, 12, 1)  # IPPROTO_TCP, TCP_QUICKACK
+            SETSOCKOPT(self.sock, 6, TCP_QUICKACK, 1)
 
     def hold(self, unsent: memoryview) -> None:
         """Keep bytes that this side's kernel did not take, until it is writable."""

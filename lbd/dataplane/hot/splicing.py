@@ -29,7 +29,7 @@ LEAST_PIPE_BYTES: Final = 65536
 
 _SPLICE: Final[Any] = getattr(os, "splice", None)
 _FLAGS: Final[object] = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
-_CANT: Final = (errno.EINVAL, errno.ENOSYS)
+_CANT: Final = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
 class Pipe:
@@ -72,10 +72,10 @@ class Pipe:
         """Take up to `most` bytes (at most what the shared buffer holds) from `source`, and return how many. `target`
         was given them, but for the `left` ones at the start of the shared buffer.
 
-        0: read instead, as the source is at its end or at urgent data, or nothing can be spliced (`works` says it).
+        0: read instead, as the source is at its end, or nothing can be spliced (`works` says it).
 
         Raises:
-            BlockingIOError: there is nothing to take.
+            BlockingIOError: there is nothing to take, or it lies behind urgent data, of which EPOLLPRI tells.
             OSError: `source` has failed. What `target` says is for the one to hear who sends it what is left.
         """
         self.left = 0
@@ -87,10 +87,8 @@ class Pipe:
         received: i64 = 0
         try:
             received = _SPLICE(source, self._writer, most, None, None, _FLAGS)
-        except BlockingIOError:
-            self._inside = 0
-            raise
         except OSError as error:
+            self._inside = 0  # a splice says how much it has moved, or why nothing
             if error.errno not in _CANT:
                 raise
             self.works = False

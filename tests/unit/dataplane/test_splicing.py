@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from kit_forbidden import said_where_forbidden
 from lbd.dataplane.hot.buffer import BUFFER
 from lbd.dataplane.hot.reactor import BUFFER_BYTES
 from lbd.dataplane.hot.splicing import Pipe
@@ -170,6 +171,40 @@ def test_where_the_kernel_refuses_it_is_not_tried_again(stack: ExitStack, pipe: 
     poller = stack.enter_context(select.epoll())  # nothing that could be spliced: EINVAL
     assert pipe.move(poller.fileno(), target.near.fileno(), BUFFER_BYTES) == 0
     assert not pipe.works
+
+
+def test_where_a_filter_forbids_it_the_bytes_are_left_for_a_read(stack: ExitStack, pipe: Pipe) -> None:
+    source, target = Way(stack), Way(stack)
+    source.bring(b"everything")
+
+    def move() -> tuple[int, bool]:
+        return int(pipe.move(source.near.fileno(), target.near.fileno(), BUFFER_BYTES)), pipe.works
+
+    assert said_where_forbidden("splice", move) == "(0, False)"
+    assert source.near.recv(100) == b"everything"
+
+
+def test_a_source_that_was_reset_costs_no_new_pipe(stack: ExitStack, pipe: Pipe) -> None:
+    target = Way(stack)
+    numbers = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        gone = Way(stack)
+        gone.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        gone.far.close()
+        select.select([gone.near], [], [], LIMIT_S)
+        before = {number: os.readlink(f"/proc/self/fd/{number}") for number in numbers if _is_pipe(number)}
+        with pytest.raises(ConnectionResetError):
+            pipe.move(gone.near.fileno(), target.near.fileno(), BUFFER_BYTES)
+        with pytest.raises(BlockingIOError):
+            pipe.move(target.near.fileno(), target.near.fileno(), BUFFER_BYTES)
+        assert {number: os.readlink(f"/proc/self/fd/{number}") for number in before} == before
+
+
+def _is_pipe(number: str) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}").startswith("pipe:")
+    except OSError:
+        return False
 
 
 def test_a_target_that_cant_be_spliced_to_loses_nothing(stack: ExitStack, pipe: Pipe) -> None:

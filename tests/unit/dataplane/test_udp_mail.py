@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from kit_forbidden import said_where_forbidden
 from kit_udp_worker import LOOPBACK, SEGMENT, Worker, received, send_burst
 from lbd.dataplane.hot.client_log import ClientLog, Journal
 from lbd.dataplane.hot.messages import SLOTS, Messages, require_calls
 
-CALLS = {"x86_64": {"recvmmsg": 299, "sendmmsg": 307}, "aarch64": {"recvmmsg": 243, "sendmmsg": 269}}
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
@@ -219,35 +216,6 @@ def test_answers_do_not_wait_for_all_that_happens_in_their_batch(stack: ExitStac
 
 @pytest.mark.parametrize("call", ["recvmmsg", "sendmmsg"])
 def test_a_system_that_forbids_the_calls_is_told_of_at_once(call: str) -> None:
-    number = CALLS.get(platform.machine(), {}).get(call)
-    if number is None:
-        pytest.skip("the number of this call is known for two kinds of processors")
     require_calls()
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        said = "nothing"
-        try:
-            _forbid(number)
-            require_calls()
-        except OSError as error:
-            said = str(error)
-        finally:
-            os.write(theirs, said.encode())
-            os._exit(0)
-    os.waitpid(pid, 0)
-    said = os.read(ours, 1000).decode()
-    os.close(ours)
-    os.close(theirs)
+    said = said_where_forbidden(call, require_calls)
     assert said == f"[Errno 1] Operation not permitted: UDP services need {call}(2)"
-
-
-def _forbid(number: int) -> None:
-    """Have one system call fail with EPERM in this process (seccomp(2))."""
-    allow, refuse = 0x7FFF0000, 0x00050001
-    program = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, refuse), (0x06, 0, 0, allow))
-    memory = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    head = struct.pack("@HP", len(program), ctypes.addressof(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, head, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
