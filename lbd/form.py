@@ -48,6 +48,7 @@ HOT_MODULES = (
     "lbd.dataplane.hot.proxy_protocol",
     "lbd.dataplane.hot.client_log",
     "lbd.dataplane.hot.service",
+    "lbd.dataplane.hot.stream_socket",
     "lbd.dataplane.hot.pair",
     "lbd.dataplane.hot.arrival",
     "lbd.dataplane.hot.choice",

@@ -20,13 +20,12 @@ from lbd.dataplane.hot.pair import (
     NOBODY,
     NOTHING_HELD,
     RELAYING,
-    SETSOCKOPT,
-    TCP_QUICKACK,
     Side,
 )
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EDGE_MASK, EPOLLERR, EPOLLHUP, EPOLLOUT, READABLE, Reactor
 from lbd.dataplane.hot.service import LOCAL, REFUSED, RESET, TIMED_OUT, UNREACHABLE, Member, Service
+from lbd.dataplane.hot.stream_socket import SETSOCKOPT, TCP, TCP_QUICKACK
 from lbd.dataplane.hot.tally import RETRIES, UNSERVED
 from lbd.dataplane.hot.tally import TIMED_OUT as ENDED_BY_TIMEOUT
 from lbd.dataplane.hot.wheel import TICK_MS
@@ -34,7 +33,7 @@ from lbd.dataplane.hot.wheel import TICK_MS
 EINPROGRESS: Final = 115
 STREAM: Final = 0x80801  # SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC
 NONE_TRIED: Final[list[int]] = []
-# Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
+# Called without the look-up on the socket, as in lbd.dataplane.hot.stream_socket.
 _SOCKET: Final[Any] = _socket.socket
 _CONNECT_EX: Final[Any] = _socket.socket.connect_ex
 _FILENO: Final[Any] = _socket.socket.fileno
@@ -154,7 +153,7 @@ class Connection(Arrival):
                 sock.setsockopt(level, option, value)
             if settings.transparent:
                 be_transparent(sock, member.family, self.client_address[0])
-            SETSOCKOPT(sock, 6, TCP_QUICKACK, 0)  # the client's bytes may carry the handshake's last ACK
+            SETSOCKOPT(sock, TCP, TCP_QUICKACK, 0)  # the client's bytes may carry the handshake's last ACK
             error_number: int = _CONNECT_EX(sock, member.address)
         except OSError as error:
             error_number = error.errno or errno.EINVAL

@@ -42,7 +42,7 @@ _ANCILLARY_BYTES: Final = 64
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 _MAX_ERRORS: Final = 64
 _ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_FLAGS
-# Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
+# Called without the look-up on the socket, as in lbd.dataplane.hot.stream_socket.
 _RECV_INTO: Final[Any] = _socket.socket.recv_into
 _RECVMSG_INTO: Final[Any] = _socket.socket.recvmsg_into
 _SEND: Final[Any] = _socket.socket.send

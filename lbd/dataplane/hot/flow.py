@@ -38,7 +38,7 @@ nothing costs a system call, another event for what was left two thirds of one t
 SATED: Final = -32
 """How many events it then is not greedy for."""
 INET: Final = 2
-# Called without the look-up on the socket, as in lbd.dataplane.hot.pair.
+# Called without the look-up on the socket, as in lbd.dataplane.hot.stream_socket.
 _SOCKET: Final[Any] = _socket.socket
 _SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
 _CONNECT: Final[Any] = _socket.socket.connect

@@ -18,28 +18,24 @@ After loss there is never a clean close.
 from __future__ import annotations
 
 import _socket
-import fcntl
-import os
 import struct
-import termios
 from typing import Any, Final
 
 from mypy_extensions import i64
 
-from lbd.dataplane.hot.buffer import BUFFER, VIEW, reader, start_of_buffer
+from lbd.dataplane.hot.buffer import VIEW
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.reactor import (
-    BUFFER_BYTES,
     EPOLLERR,
     EPOLLOUT,
     EPOLLPRI,
     EPOLLRDHUP,
     READABLE,
     Acknowledgement,
-    Handler,
     Reactor,
 )
 from lbd.dataplane.hot.splicing import PIPE
+from lbd.dataplane.hot.stream_socket import DONTWAIT, DRY, StreamSocket, unacknowledged_bytes
 from lbd.dataplane.hot.wheel import Timed
 
 TURN_BYTES: Final = 1 << 20
@@ -49,23 +45,9 @@ LEAST_BULK_BYTES: Final = 32768
 """For less than these two, copying costs about as much as the calls that avoid it."""
 RESET_DEADLINE_MS: Final = 5000
 
-DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
-PEEK: Final = 0x42  # MSG_PEEK | MSG_DONTWAIT
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
 NOTHING_HELD: Final = bytearray()
-# Called without the look-up on the socket, and with a flag that is boxed once: 4 % fewer user instructions a request.
-RECV_INTO: Final[Any] = _socket.socket.recv_into
-SEND: Final[Any] = _socket.socket.send
-WRITE: Final[Any] = os.write
-SETSOCKOPT: Final[Any] = _socket.socket.setsockopt
 _SHUTDOWN: Final[Any] = _socket.socket.shutdown
-FLAGS: Final[object] = DONTWAIT
-TCP_NODELAY: Final[object] = 1
-TCP_QUICKACK: Final[object] = 12
-
-# What a read or a write returns beside a number of bytes.
-DRY: Final = -1
-LOST: Final = -2
 
 # States of a pair.
 CONNECTING: Final = 0
@@ -75,25 +57,17 @@ RESETTING: Final = 3  # all of that was sent; waiting until the other's kernel h
 CLOSED: Final = 4
 
 
-def unacknowledged_bytes(descriptor: int) -> int:
-    """Return how many bytes the peer's kernel has not acknowledged yet (SIOCOUTQ, tcp(7))."""
-    answer: bytes = fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
-    return int.from_bytes(answer, "little")
-
-
-class Side(Handler):
+class Side(StreamSocket):
     """One of the two sockets of a relayed pair."""
 
     __slots__ = (
-        "broken", "descriptor", "ends_cleanly", "fin_seen", "full", "has_spoken", "has_turn", "held", "is_blocking",
-        "is_bulk", "is_client", "is_delaying", "owes_ack", "pair", "peer", "read", "read_eof", "readable", "sock",
+        "broken", "ends_cleanly", "fin_seen", "full", "has_spoken", "has_turn", "held", "is_bulk", "is_client",
+        "owes_ack", "pair", "peer", "read_eof", "readable",
     )  # fmt: skip
 
     def __init__(self, sock: _socket.socket, descriptor: int, is_client: bool) -> None:
-        self.sock: _socket.socket = sock
-        self.descriptor: int = descriptor
+        StreamSocket.__init__(self, sock, descriptor, is_client)
         self.is_client: bool = is_client
-        self.read: Any = None if is_client else reader(descriptor)  # of one that does not block
         self.held: bytearray = NOTHING_HELD  # received from the peer, not yet taken by this side's kernel
         self.full: bool = False  # `held` is not empty
         self.readable: bool = False
@@ -101,12 +75,10 @@ class Side(Handler):
         self.ends_cleanly: bool = False  # but the FIN that was seen follows upon it, and no error
         self.read_eof: bool = False
         self.broken: bool = False  # reset: nothing more can be sent to it
-        self.is_blocking: bool = is_client  # accept() leaves it so: each call has to say MSG_DONTWAIT
         self.is_bulk: bool = False  # what it sends is spliced
         self.has_spoken: bool = False  # something was read from it
         self.has_turn: bool = False  # it will be asked to go on when the others had their turn
         self.owes_ack: bool = not is_client  # of the upstream's handshake: see `acknowledge`
-        self.is_delaying: bool = not is_client  # without TCP_NODELAY, which clients' sockets inherit
 
     def link(self, peer: Side, pair: Pair) -> None:
         """Make this one of the sides of `pair`."""
@@ -115,8 +87,7 @@ class Side(Handler):
 
     def leave(self) -> None:
         """The descriptor is closed with this batch, and soon another socket's."""
-        self.descriptor = -1
-        self.read = None
+        self.forget()
         self.peer = NOBODY
 
     def on_event(self, events: int) -> None:
@@ -172,13 +143,6 @@ class Side(Handler):
         if events & (EPOLLRDHUP | EPOLLPRI):
             self.fin_seen = True
             self.ends_cleanly = events & (EPOLLRDHUP | EPOLLPRI | EPOLLERR) == EPOLLRDHUP
-
-    def has_bytes(self) -> bool:
-        """Return whether something was received that nobody has read, also by a side that was reset since."""
-        try:
-            return len(self.sock.recv(1, PEEK)) > 0
-        except OSError:
-            return False
 
     def pump(self) -> None:
         """Move what this side received to its peer until it is dry, the peer is full, or the turn is over."""
@@ -242,27 +206,6 @@ class Side(Handler):
         else:
             self.queue()
 
-    def receive(self, size: i64) -> i64:
-        """Read at most `size` bytes into the buffer; return how many came, 0 for the end, DRY or LOST."""
-        taken: Any
-        try:
-            if size != BUFFER_BYTES:
-                taken = RECV_INTO(self.sock, BUFFER, size, FLAGS)
-            elif self.is_blocking:
-                taken = RECV_INTO(self.sock, BUFFER, 0, FLAGS)
-            elif self.read is None:
-                taken = RECV_INTO(self.sock, BUFFER)
-            else:
-                taken = self.read(BUFFER)
-        except BlockingIOError:
-            return DRY
-        except OSError:
-            return LOST
-        if taken is None:
-            return DRY
-        received: i64 = taken
-        return received
-
     def stopped(self, received: i64) -> None:
         """A read gave no bytes, for the reason that it returned."""
         if received == 0:
@@ -276,20 +219,6 @@ class Side(Handler):
         else:
             self.failed()
 
-    def send(self, length: i64) -> i64:
-        """Send the first bytes of the buffer; return how many this side's kernel took, or LOST."""
-        sent: i64 = 0
-        try:
-            if self.is_blocking:
-                sent = SEND(self.sock, start_of_buffer(length), FLAGS)
-            else:
-                sent = WRITE(self.descriptor, start_of_buffer(length))
-        except BlockingIOError:
-            return 0
-        except OSError:
-            return LOST
-        return sent
-
     def speak(self) -> None:
         """The client says something: with the second thing it pays to set both sockets up for more, as many say one."""
         if self.has_spoken:
@@ -297,11 +226,9 @@ class Side(Handler):
         self.has_spoken = True
 
     def unblock(self) -> None:
-        """Set both sockets up for more: a client's need not be told any longer that it does not block."""
+        """Set both sockets up for more."""
         if self.is_blocking:
-            self.sock.setblocking(False)
-            self.is_blocking = False
-            self.read = reader(self.descriptor)
+            self.stop_blocking()
             self.peer.stop_delaying()
 
     def become_bulk(self) -> None:
@@ -351,17 +278,11 @@ class Side(Handler):
             return -1
         return received
 
-    def stop_delaying(self) -> None:
-        """Have small segments leave at once also behind others. Before the first one nothing is delayed."""
-        if self.is_delaying:
-            self.is_delaying = False
-            SETSOCKOPT(self.sock, 6, TCP_NODELAY, 1)
-
     def acknowledge(self) -> None:
         """Have the kernel acknowledge this upstream's answer to our connect now, unless the client's bytes did."""
         self.owes_ack = False
         if self.pair.state == RELAYING and not self.peer.has_spoken:
-            SETSOCKOPT(self.sock, 6, TCP_QUICKACK, 1)
+            self.acknowledge_now()
 
     def hold(self, unsent: memoryview) -> None:
         """Keep bytes that this side's kernel did not take, until it is writable."""

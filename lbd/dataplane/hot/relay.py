@@ -23,7 +23,7 @@ from lbd.dataplane.hot.udp import UdpListener
 
 DATAGRAM_TYPE: Final = 2  # SOCK_DGRAM
 PURGE_BATCH: Final = 32
-# accept() without two more calls; and without the look-up on the socket, as in lbd.dataplane.hot.pair.
+# accept() without two more calls; and without the look-up on the socket, as in lbd.dataplane.hot.stream_socket.
 _ACCEPT: Final[Any] = _socket.socket._accept  # type: ignore[attr-defined]
 _SOCKET: Final[Any] = _socket.socket
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)

@@ -20,7 +20,7 @@ from .relays import SOURCES, WorkerRelay, loopback_places
 from .script import CLIENT, SERVER, Do, Kind, Script, Step
 from .test_relay_differential import LANES, converse
 
-RELAY = ("lbd/dataplane/hot/pair.py", "lbd/dataplane/hot/connection.py", "lbd/dataplane/hot/splicing.py")
+RELAY = tuple(f"lbd/dataplane/hot/{name}.py" for name in ("pair", "stream_socket", "connection", "splicing"))
 BATCHES = 6
 """The first that fails is the last: a mutant that is found out early costs little."""
 HANG_LIMIT_S = 2.0
