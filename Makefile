@@ -54,7 +54,7 @@ format: venv ## let ruff format and sort
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: venv ## lbd beside HAProxy and nginx, judged; 12 minutes (ARGS=--quick: 3; ARGS=--features: lbd against itself)
+bench: venv ## lbd beside HAProxy and nginx, judged; 15 minutes (ARGS=--quick: 3; ARGS=--features: lbd against itself)
 	@$(BIN)/python bench/side_by_side.py $(ARGS)
 
 soak: venv ## 30 minutes of mixed load: memory, descriptors and counters must end as they began (ARGS="--minutes 5")

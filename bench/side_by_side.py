@@ -114,7 +114,7 @@ def families(report: Report) -> list[str]:
 def parse() -> argparse.Namespace:
     """Read the command line; `--quick` changes what is not given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: 2 to 3 minutes instead of 12")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: 3 minutes instead of 15")
     parser.add_argument("--only", default=",".join(CHOICES), help=f"some of: {', '.join(CHOICES)}")
     parser.add_argument("--features", action="store_true", help="lbd against itself: what each feature costs")
     parser.add_argument("--rounds", type=int)
