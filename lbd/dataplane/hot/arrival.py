@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from lbd.dataplane.hot.buffer import DONTWAIT
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import ADMITTED, PROXY_HEADER, SOURCE_RANGES, WAIT
 from lbd.dataplane.hot.line import Entrant
@@ -17,7 +18,7 @@ from lbd.dataplane.hot.pair import CLOSED, NOTHING_HELD, Pair, Side
 from lbd.dataplane.hot.proxy_protocol import MAX_HEADER_BYTES, read_header
 from lbd.dataplane.hot.reactor import EPOLLRDHUP, Reactor
 from lbd.dataplane.hot.service import Service
-from lbd.dataplane.hot.stream_socket import DONTWAIT, PEEK
+from lbd.dataplane.hot.stream_socket import PEEK
 from lbd.dataplane.hot.tally import QUEUED, REJECTED
 
 GREETING_MS: Final = 5000

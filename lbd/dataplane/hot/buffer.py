@@ -17,6 +17,7 @@ BUFFER: Final = bytearray(262144)
 VIEW: Final = memoryview(BUFFER)
 assert len(BUFFER) == BUFFER_BYTES
 
+DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL, for calls that may meet a socket that blocks
 _KEPT_BYTES: Final = 2048
 _starts: Final[list[memoryview | None]] = [None] * (_KEPT_BYTES + 1)
 _KEPT_READERS: Final = 2048

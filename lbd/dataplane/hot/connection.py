@@ -13,15 +13,7 @@ from mypy_extensions import i64
 from lbd.dataplane.hot.arrival import DIALLING, Arrival
 from lbd.dataplane.hot.choice import choose, keep_member
 from lbd.dataplane.hot.lane import Lane
-from lbd.dataplane.hot.pair import (
-    CLOSED,
-    CONNECTING,
-    LINGER_RESET,
-    NOBODY,
-    NOTHING_HELD,
-    RELAYING,
-    Side,
-)
+from lbd.dataplane.hot.pair import CLOSED, CONNECTING, LINGER_RESET, NOBODY, NOTHING_HELD, RELAYING, Side
 from lbd.dataplane.hot.proxy_protocol import make_header
 from lbd.dataplane.hot.reactor import EDGE_MASK, EPOLLERR, EPOLLHUP, EPOLLOUT, READABLE, Reactor
 from lbd.dataplane.hot.service import LOCAL, REFUSED, RESET, TIMED_OUT, UNREACHABLE, Member, Service

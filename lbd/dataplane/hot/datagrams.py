@@ -18,8 +18,8 @@ import os
 import struct
 from typing import Any, Final
 
-from lbd.dataplane.hot.buffer import reader
-from lbd.dataplane.hot.messages import BYTE_ORDER, DONTWAIT
+from lbd.dataplane.hot.buffer import DONTWAIT, reader
+from lbd.dataplane.hot.messages import BYTE_ORDER
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -41,7 +41,7 @@ ipv6(7))."""
 _ANCILLARY_BYTES: Final = 64
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 _MAX_ERRORS: Final = 64
-_ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_FLAGS
+_ERROR_QUEUE: Final = 0x2040  # MSG_ERRQUEUE | MSG_DONTWAIT
 # Called without the look-up on the socket, as in lbd.dataplane.hot.stream_socket.
 _RECV_INTO: Final[Any] = _socket.socket.recv_into
 _RECVMSG_INTO: Final[Any] = _socket.socket.recvmsg_into
@@ -115,9 +115,7 @@ class DatagramPort:
         self.segment = 0
         for level, kind, value in ancillary:
             if level == SOL_UDP and kind == UDP_GRO:
-                segment: int = int.from_bytes(value, BYTE_ORDER)
-                if segment < size:
-                    self.segment = segment
+                self.segment = segment_of(value, size)
         return size
 
     def _start_merging(self) -> None:
@@ -184,6 +182,13 @@ class DatagramPort:
         except OSError:
             pass  # it is empty (EAGAIN), which is how this ends; any other error is taken already
         return error
+
+
+def segment_of(value: bytes, size: int) -> int:
+    """Return the size of each datagram of a piece but the last, which may be shorter, as UDP_GRO's value says it; 0: it
+    is a single one."""
+    segment: int = int.from_bytes(value, BYTE_ORDER)
+    return segment if segment < size else 0
 
 
 def count_of(size: int, segment: int) -> int:

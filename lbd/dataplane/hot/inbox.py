@@ -10,8 +10,9 @@ import errno
 import struct
 from typing import Any, Final
 
-from lbd.dataplane.hot.datagrams import FAILED, NOTHING, SENDER_BYTES, SOL_UDP, UDP_GRO, DatagramPort
-from lbd.dataplane.hot.messages import BYTE_ORDER, DONTWAIT, ERRNO, RECVMMSG, SLOTS, Messages
+from lbd.dataplane.hot.buffer import DONTWAIT
+from lbd.dataplane.hot.datagrams import FAILED, NOTHING, SENDER_BYTES, SOL_UDP, UDP_GRO, DatagramPort, segment_of
+from lbd.dataplane.hot.messages import BYTE_ORDER, ERRNO, RECVMMSG, SLOTS, Messages
 
 MERGED_SLOTS: Final = 8
 """Of merged pieces, which may be of 64 KiB each: more of them at once would push each other out of the cache."""
@@ -21,11 +22,16 @@ _CONTROL: Final = struct.Struct("@Nii")  # cmsg_len, cmsg_level, cmsg_type (cmsg
 
 
 class Inbox:
-    """A worker's, for all its sockets: what it holds is valid until the next `receive`."""
+    """A worker's, for all its sockets: what it holds is valid until the next `receive`.
 
-    __slots__ = ("_messages", "_rooms")
+    After that, `is_merged` says whether there may be merged pieces, and `is_dry` that nothing was left to receive.
+    """
+
+    __slots__ = ("_messages", "_rooms", "is_dry", "is_merged")
 
     def __init__(self) -> None:
+        self.is_dry: bool = False
+        self.is_merged: bool = False
         self._rooms: dict[tuple[int, bool], Messages] = {}
         self._messages: Messages = self._room_for(SENDER_BYTES[_socket.AF_INET], False)
 
@@ -34,9 +40,12 @@ class Inbox:
 
         Return how many they are, NOTHING, or FAILED, with the errno in `port.error`.
         """
-        messages = self._room_for(port.sender_bytes, port.is_merging)
+        self.is_merged = port.is_merging
+        messages = self._room_for(port.sender_bytes, self.is_merged)
         self._messages = messages
-        count: int = RECVMMSG(port.descriptor, messages.pointers[0], min(most, messages.slots), DONTWAIT, None)
+        asked = min(most, messages.slots)
+        count: int = RECVMMSG(port.descriptor, messages.pointers[0], asked, DONTWAIT, None)
+        self.is_dry = count < asked
         if count > 0:
             return count
         port.error = ERRNO()
@@ -73,9 +82,7 @@ class Inbox:
         if len(ancillary) >= _CONTROL.size:
             length, level, kind = _CONTROL.unpack_from(ancillary)
             if level == SOL_UDP and kind == UDP_GRO:
-                segment = int.from_bytes(ancillary[_CONTROL.size : length], BYTE_ORDER)
-                if segment < size:
-                    return segment
+                return segment_of(ancillary[_CONTROL.size : length], size)
         return 0
 
 

@@ -28,7 +28,6 @@ ROOM_BYTES: Final = 65536
 NAME_BYTES: Final = 28
 """Of a sockaddr_in6; a sockaddr_in is shorter, and the kernel takes it with bytes behind it."""
 CONTROL_BYTES: Final = 64
-DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
 BYTE_ORDER: Final[Any] = sys.byteorder
 
 HEAD_BYTES: Final = 64

@@ -9,8 +9,9 @@ Hot module: compiled by mypyc, and must do the same when interpreted.
 
 from __future__ import annotations
 
+from lbd.dataplane.hot.buffer import DONTWAIT
 from lbd.dataplane.hot.datagrams import DatagramPort
-from lbd.dataplane.hot.messages import DONTWAIT, SENDMMSG, SLOTS, Messages
+from lbd.dataplane.hot.messages import SENDMMSG, SLOTS, Messages
 from lbd.dataplane.hot.reactor import Deferred, Reactor
 from lbd.dataplane.hot.tally import Tally
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from mypy_extensions import i64
 
-from lbd.dataplane.hot.buffer import VIEW
+from lbd.dataplane.hot.buffer import DONTWAIT, VIEW
 from lbd.dataplane.hot.meter import Meter
 from lbd.dataplane.hot.reactor import (
     EPOLLERR,
@@ -35,7 +35,7 @@ from lbd.dataplane.hot.reactor import (
     Reactor,
 )
 from lbd.dataplane.hot.splicing import PIPE
-from lbd.dataplane.hot.stream_socket import DONTWAIT, DRY, StreamSocket, unacknowledged_bytes
+from lbd.dataplane.hot.stream_socket import DRY, StreamSocket, unacknowledged_bytes
 from lbd.dataplane.hot.wheel import Timed
 
 TURN_BYTES: Final = 1 << 20

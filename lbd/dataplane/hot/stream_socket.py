@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from mypy_extensions import i64
 
-from lbd.dataplane.hot.buffer import BUFFER, reader, start_of_buffer
+from lbd.dataplane.hot.buffer import BUFFER, DONTWAIT, reader, start_of_buffer
 from lbd.dataplane.hot.reactor import BUFFER_BYTES, Handler
 
-DONTWAIT: Final = 0x4040  # MSG_DONTWAIT | MSG_NOSIGNAL
 PEEK: Final = 0x42  # MSG_PEEK | MSG_DONTWAIT
 TCP: Final[object] = 6  # IPPROTO_TCP
 TCP_QUICKACK: Final[object] = 12

@@ -22,11 +22,10 @@ from lbd.dataplane.hot.connection import IDLE, NONE_TRIED
 from lbd.dataplane.hot.datagrams import BIG_BYTES, NOTHING, count_of
 from lbd.dataplane.hot.entrance import ACCEPT_BATCH
 from lbd.dataplane.hot.flow import Flow, FlowHome
-from lbd.dataplane.hot.inbox import MERGED_SLOTS, Inbox, client_of
+from lbd.dataplane.hot.inbox import Inbox, client_of
 from lbd.dataplane.hot.lane import Lane
 from lbd.dataplane.hot.limits import ADMITTED, MAX_CONNECTIONS, MAX_THROUGHPUT, SOURCE_RANGES
 from lbd.dataplane.hot.logged_flow import LoggedFlow
-from lbd.dataplane.hot.messages import SLOTS
 from lbd.dataplane.hot.outbox import Outbox
 from lbd.dataplane.hot.reactor import Reactor
 from lbd.dataplane.hot.service import Service
@@ -127,19 +126,17 @@ class UdpListener(FlowHome):
             port.inherit_merging()
         self.taken_ms = now_ms
         while most > 0 and not self.closed:
-            is_merging = port.is_merging
-            asked = min(most, MERGED_SLOTS if is_merging else SLOTS)
-            count = self.inbox.receive(port, asked)
+            count = self.inbox.receive(port, most)
             if count == NOTHING:
                 return True
             if count > 0:  # else it is an error about some client: nothing is known of it
-                self.pass_on(count, is_merging)
-                if count < asked:
+                self.pass_on(count)
+                if self.inbox.is_dry:
                     return True
             most -= max(count, 1)
         return self.closed
 
-    def pass_on(self, count: int, is_merging: bool) -> None:
+    def pass_on(self, count: int) -> None:
         """Have the flows forward what lies in the inbox."""
         inbox = self.inbox
         port = self.port
@@ -151,7 +148,7 @@ class UdpListener(FlowHome):
                 size = inbox.size(slot)
                 sender = inbox.sender(slot)
                 segment = 0
-                if is_merging:
+                if inbox.is_merged:
                     segment = inbox.segment(slot, size)
                 elif size >= BIG_BYTES or port.surplus > 0:
                     port.note(size)

@@ -89,6 +89,14 @@ class Worker:
         sock.connect(self.address)
         return sock
 
+    def clients_who_asked(self, count: int) -> list[socket.socket]:
+        """Return the sockets of so many new clients, each of whose first datagram, `?`, is with a member."""
+        clients = [self.client() for _ in range(count)]
+        for client in clients:
+            client.send(b"?")
+        self.turn()
+        return clients
+
     def turn(self) -> None:
         """Handle everything that is there now, and fail on a fault."""
         while self.reactor.on_readable(0):

@@ -197,10 +197,7 @@ def test_a_flow_to_a_member_that_was_removed_and_is_silent_ends_when_nobody_else
 
 def test_reset_and_removal_end_flows_and_leave_nothing_open(stack: ExitStack) -> None:
     worker = Worker(stack)
-    clients = [worker.client() for _ in range(4)]
-    for client in clients:
-        client.send(b"?")
-    worker.turn()
+    worker.clients_who_asked(4)
     done: list[int] = []
     worker.relay.reset_connections(0, 1, done.append)
     worker.reactor.turn()

@@ -85,10 +85,7 @@ def test_datagrams_of_every_size_keep_their_content(stack: ExitStack) -> None:
 
 def test_an_answer_that_cannot_be_sent_takes_no_other_with_it_and_is_not_counted(stack: ExitStack) -> None:
     worker = Worker(stack, members=1)
-    clients = [worker.client() for _ in range(5)]
-    for client in clients:
-        client.send(b"?")
-    worker.turn()
+    clients = worker.clients_who_asked(5)
     for flow in worker.relay.udp_listeners(0)[0].flows.values():
         if flow.client == clients[2].getsockname():
             flow.sender = flow.sender[:2] + bytes(2) + flow.sender[4:]  # port 0: EINVAL
@@ -100,10 +97,7 @@ def test_an_answer_that_cannot_be_sent_takes_no_other_with_it_and_is_not_counted
 
 def test_what_goes_wrong_with_one_datagram_is_reported_and_the_others_are_forwarded(stack: ExitStack) -> None:
     worker = Worker(stack, members=1)
-    clients = [worker.client() for _ in range(3)]
-    for client in clients:
-        client.send(b"?")
-    worker.turn()
+    clients = worker.clients_who_asked(3)
     received(worker.servers[0])
     flows = worker.relay.udp_listeners(0)[0].flows
     (key,) = [key for key, flow in flows.items() if flow.client == clients[1].getsockname()]
@@ -120,10 +114,7 @@ def test_what_goes_wrong_with_one_datagram_is_reported_and_the_others_are_forwar
 
 def test_answers_leave_though_their_socket_is_given_up_in_the_same_batch(stack: ExitStack) -> None:
     worker = Worker(stack, members=1)
-    early, late = worker.client(), worker.client()
-    early.send(b"?")
-    late.send(b"?")
-    worker.turn()
+    early, late = worker.clients_who_asked(2)
     assert answer_all(worker) == 2
 
     listener = worker.relay.udp_listeners(0)[0]
@@ -194,10 +185,7 @@ def test_a_logged_flow_counts_its_own_answers_alone(stack: ExitStack) -> None:
 
 def test_answers_do_not_wait_for_all_that_happens_in_their_batch(stack: ExitStack) -> None:
     worker = Worker(stack)
-    clients = [worker.client() for _ in range(40)]
-    for client in clients:
-        client.send(b"?")
-    worker.turn()
+    clients = worker.clients_who_asked(40)
     unlucky = clients[-1].getsockname()
     (flow,) = [flow for flow in worker.relay.udp_listeners(0)[0].flows.values() if flow.client == unlucky]
     assert flow.port is not None
